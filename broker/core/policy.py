@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from broker.core.permissions import Access
 from broker.core.topic import Pattern
 
-_CACHED_TOPICS = 65_536
-
 
 @dataclass(frozen=True, slots=True)
 class TopicPolicy:
@@ -25,21 +23,15 @@ class TopicPolicy:
 
 
 class PolicyTable:
-    """Finds a topic's policy. The answer is remembered for as many topics as fit a fixed bound."""
+    """Finds the policy of a topic: the first one whose patterns match."""
 
-    __slots__ = ("_known", "policies")
+    __slots__ = ("_policies",)
 
     def __init__(self, policies: Sequence[TopicPolicy]) -> None:
-        self.policies = tuple(policies)
-        self._known: dict[str, TopicPolicy | None] = {}
+        self._policies = tuple(policies)
 
     def resolve(self, topic: str) -> TopicPolicy | None:
-        try:
-            return self._known[topic]
-        except KeyError:
-            pass
-        found = next((p for p in self.policies if any(pattern.matches(topic) for pattern in p.match)), None)
-        if len(self._known) >= _CACHED_TOPICS:
-            self._known.clear()  # cheaper than bookkeeping, and as rare as 65,536 new topics
-        self._known[topic] = found
-        return found
+        for policy in self._policies:
+            if any(pattern.matches(topic) for pattern in policy.match):
+                return policy
+        return None

@@ -56,7 +56,8 @@ def escape_token(user: str) -> str:
     """A user's name as one token: whatever could split or widen it is percent-encoded (`%` itself too, so that two
     users never share a form). An empty user stays empty, and so makes any pattern that names it match nothing.
     """
-    return "".join(c if _is_plain(c) else quote(c, safe="", errors="replace") for c in user).replace(".", "%2E")
+    token = "".join(c if _is_plain(c) else quote(c, safe="", errors="surrogatepass") for c in user).replace(".", "%2E")
+    return f"%5F{token[1:]}" if token.startswith(_RESERVED) else token
 
 
 def _is_plain(character: str) -> bool:

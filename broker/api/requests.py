@@ -1,0 +1,136 @@
+"""What back ends send: one struct for each API method. Names are the wire's: a topic is a `channel` here.
+
+Source: https://centrifugal.dev/docs/server/server_api
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Publish(msgspec.Struct):
+    """Publish data to a topic."""
+
+    channel: str = ""
+    data: msgspec.Raw | UnsetType = UNSET
+    b64data: str | None = None
+    tags: dict[str, str] | None = None
+    skip_history: bool | None = None
+    idempotency_key: str | None = None
+    delta: bool | None = None
+
+
+class Broadcast(msgspec.Struct):
+    """Publish the same data to several topics."""
+
+    channels: list[str] = []
+    data: msgspec.Raw | UnsetType = UNSET
+    b64data: str | None = None
+    tags: dict[str, str] | None = None
+    skip_history: bool | None = None
+    idempotency_key: str | None = None
+    delta: bool | None = None
+
+
+class Subscribe(msgspec.Struct):
+    """Subscribe a user's connections to a topic, from the server's side."""
+
+    user: str = ""
+    channel: str = ""
+    client: str | None = None
+    session: str | None = None
+    info: msgspec.Raw | None = None
+    b64info: str | None = None
+    data: msgspec.Raw | None = None
+    b64data: str | None = None
+    expire_at: int | None = None
+
+
+class Unsubscribe(msgspec.Struct):
+    """End a user's subscription to a topic, or to all of them."""
+
+    user: str = ""
+    channel: str = ""
+    client: str | None = None
+    session: str | None = None
+
+
+class DisconnectWith(msgspec.Struct):
+    """The close code and the reason that the client is given."""
+
+    code: int = 0
+    reason: str = ""
+
+
+class Disconnect(msgspec.Struct):
+    """Close a user's connections."""
+
+    user: str = ""
+    client: str | None = None
+    session: str | None = None
+    whitelist: list[str] | None = None
+    disconnect: DisconnectWith | None = None
+    code: int | None = None
+    reason: str | None = None
+
+
+class Refresh(msgspec.Struct):
+    """Change when a user's connections expire."""
+
+    user: str = ""
+    client: str | None = None
+    session: str | None = None
+    expired: bool | None = None
+    expire_at: int | None = None
+
+
+class Presence(msgspec.Struct):
+    """Ask who is subscribed to a topic."""
+
+    channel: str = ""
+
+
+class PresenceStats(msgspec.Struct):
+    """Ask how many are subscribed to a topic."""
+
+    channel: str = ""
+
+
+class Position(msgspec.Struct):
+    """A place in a topic's history."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class History(msgspec.Struct):
+    """Ask for what was published to a topic."""
+
+    channel: str = ""
+    limit: int | None = None
+    since: Position | None = None
+    reverse: bool | None = None
+
+
+class HistoryRemove(msgspec.Struct):
+    """Forget what was published to a topic."""
+
+    channel: str = ""
+
+
+class Channels(msgspec.Struct):
+    """Ask which topics have subscribers. The pattern is a glob: `*` any text, `?` any character."""
+
+    pattern: str | None = None
+
+
+class Info(msgspec.Struct):
+    """Ask for the nodes of the cluster."""
+
+
+class Batch(msgspec.Struct):
+    """Several commands in one request, each an object with its method as the only name."""
+
+    commands: list[msgspec.Raw] = []
+    parallel: bool | None = None

@@ -1,0 +1,216 @@
+"""The composition root: the only place that knows every part. Settings in, a node with its HTTP applications out."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from broker.api import openapi
+from broker.api.endpoint import ApiEndpoint
+from broker.api.health import Answer, health, metrics
+from broker.api.methods import Backend
+from broker.api.pages import root, upgrade_required
+from broker.api.problems import on_error, on_http_exception
+from broker.auth.api_keys import ApiKey, ApiKeys
+from broker.auth.keys import load_keys
+from broker.auth.ring import KeyRing
+from broker.auth.tokens import TokenVerifier
+from broker.client.client import Client
+from broker.core.policy import PolicyTable
+from broker.core.topic import parse_pattern
+from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
+from broker.edge.edge import Edge
+from broker.edge.handshake import Origins
+from broker.metrics import Metrics
+from broker.node import Node, NodeOptions
+from broker.operations import Operations
+from broker.relay.connection import NatsOptions
+from broker.settings import Settings, SettingsError, make_policies
+
+WEBSOCKET_PATH = "/connection/websocket"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A node and the ways in."""
+
+    node: Node
+    edge: Edge
+    public: Starlette
+    internal: Starlette | None
+    """API, health and metrics, where they have a port of their own."""
+
+
+def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
+    """Put a node together; nothing runs yet.
+
+    Args:
+        settings: all of them, looked at by `check`.
+        nats_url: where NATS is, in place of the setting (which may say `embedded`).
+        name: what the node is called.
+    """
+    node = _make_node(settings, nats_url, name)
+    edge = _make_edge(settings, node)
+    internal = _operations_routes(settings, node)
+    public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
+    if settings.http.internal_port is None:
+        return App(node, edge, _application([*internal, *public], edge), None)
+    return App(node, edge, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
+
+
+def check(settings: Settings) -> None:
+    """Find what only shows when the settings are put to use.
+
+    Raises:
+        SettingsError: keys that can't be used.
+    """
+    try:
+        _keys(settings)
+        ApiKeys(_api_keys(settings))
+    except ValueError as error:
+        raise SettingsError((str(error),)) from error
+
+
+def _keys(settings: Settings) -> KeyRing:
+    auth = settings.auth
+    return load_keys(
+        auth.hmac_secret.get_secret_value() if auth.hmac_secret is not None else None,
+        auth.public_keys,
+        auth.algorithms,
+        minimum_secret_bytes=auth.minimum_secret_bytes,
+    )
+
+
+def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
+    auth, limits, ping = settings.auth, settings.limits, settings.ping
+    tokens = TokenVerifier(
+        _keys(settings),
+        audience=auth.audience,
+        issuer=auth.issuer,
+        leeway_seconds=auth.leeway_seconds,
+        user_claim=auth.user_claim,
+        require_exp=auth.require_exp,
+    )
+    nats = settings.nats
+    return Node(
+        NodeOptions(
+            name=name,
+            prefix=nats.prefix,
+            anonymous=auth.anonymous,
+            personal_topic=auth.personal_topic,
+            expiry_leeway_seconds=auth.leeway_seconds,
+            connect_seconds=limits.connect_seconds,
+            topics_per_connection=limits.topics_per_connection,
+            queue_bytes=limits.queue_bytes,
+            ping_interval_seconds=ping.interval_seconds,
+            pong_timeout_seconds=ping.pong_timeout_seconds,
+        ),
+        policies=PolicyTable(make_policies(settings)),
+        tokens=tokens,
+        nats=NatsOptions(
+            servers=[server.strip() for server in nats_url.split(",")],
+            name=f"broker {name}",
+            user=nats.user,
+            password=nats.password.get_secret_value() if nats.password is not None else None,
+            token=nats.token.get_secret_value() if nats.token is not None else None,
+            credentials_file=_path(nats.credentials_file),
+            nkey_file=_path(nats.nkey_file),
+            tls_ca=_path(nats.tls_ca),
+            tls_cert=_path(nats.tls_cert),
+            tls_key=_path(nats.tls_key),
+        ),
+        metrics=Metrics(),
+    )
+
+
+def _path(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _make_edge(settings: Settings, node: Node) -> Edge:
+    limits = settings.limits
+    return Edge(
+        wheel=node.wheel,
+        clock=node.clock,
+        metrics=node.metrics,
+        paths=frozenset({WEBSOCKET_PATH.encode()}),
+        origins=Origins(settings.http.allowed_origins),
+        subprotocols=(JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL),
+        message_bytes=limits.message_bytes,
+        header_bytes=limits.header_bytes,
+        handshake_seconds=limits.handshake_seconds,
+        queue_bytes=limits.queue_bytes,
+        queue_age_seconds=limits.queue_age_seconds,
+        max_connections=limits.max_connections,
+        make_client=lambda outlet: Client(node, outlet),
+        unavailable=lambda: "this node is draining" if node.draining else None,
+    )
+
+
+def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
+    """The API, health and metrics."""
+    requests = node.metrics.http_requests
+    api = ApiEndpoint(
+        Backend(node, Operations(node)),
+        ApiKeys(_api_keys(settings)),
+        body_bytes=settings.limits.http_body_bytes,
+        count=lambda method, status: requests.labels(method, str(status)).inc(),
+    )
+    return [
+        Route("/api/{method}", api, methods=["POST"]),
+        Route("/api", api, methods=["POST"]),
+        Route("/openapi.json", _json(openapi.document())),
+        Route("/health/live", health(node, "live", lambda: ())),
+        Route("/health/ready", health(node, "ready", node.reasons_against_readiness)),
+        Route("/health/startup", health(node, "started", node.reasons_against_startup)),
+        Route("/metrics", metrics(node)),
+    ]
+
+
+def _api_keys(settings: Settings) -> Sequence[tuple[str, ApiKey]]:
+    entries = [
+        (
+            entry.key.get_secret_value(),
+            ApiKey(entry.name, frozenset(entry.methods), tuple(parse_pattern(text) for text in entry.topics)),
+        )
+        for entry in settings.api.keys
+    ]
+    if settings.api.key is not None:
+        entries.insert(0, (settings.api.key.get_secret_value(), ApiKey("api.key")))
+    return entries
+
+
+def _json(content: object) -> Answer:
+    body = json.dumps(content)
+
+    async def answer(request: Request) -> Response:
+        del request
+        return Response(body, media_type="application/json")
+
+    return answer
+
+
+def _application(routes: Sequence[BaseRoute], edge: Edge) -> Starlette:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Edge]]:
+        yield {"edge": edge}  # uvicorn hands it to the protocol objects that it makes
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: on_http_exception, Exception: on_error},
+    )
+
+
+def default_name(port: int) -> str:
+    """What a node is called unless it is told otherwise: its host and its port."""
+    return f"{socket.gethostname()}_{port}"

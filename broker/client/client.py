@@ -1,0 +1,302 @@
+"""One client's conversation: commands in, replies and pushes out. It knows no sockets, only an outlet.
+
+Commands run in the order in which they came. One that has to wait for NATS does not hold up the others, but for those
+that concern the same topic: they, and all behind them, wait in line while nothing more is read from the client.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from math import inf
+
+from broker.client.commands import HANDLERS
+from broker.client.joining import Joining
+from broker.client.outlet import Outlet
+from broker.core.heartbeat import Beat, Heartbeat
+from broker.core.session import Session, Subscription
+from broker.node import Node
+from broker.wire import replies
+from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
+from broker.wire.commands import PONG, Command, Connect, Send, Undecodable, decode_command
+from broker.wire.replies import Result
+
+logger = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT = 256
+"""Publishes of one client that wait for NATS; more are not read."""
+
+
+class Client:
+    """The conversation with one client, from the opened transport to its end."""
+
+    __slots__ = (
+        "_connect_by",
+        "_connecting",
+        "_heartbeat",
+        "_in_flight",
+        "_line",
+        "_out",
+        "_settling",
+        "closed",
+        "id",
+        "node",
+        "outlet",
+        "session",
+    )
+
+    def __init__(self, node: Node, outlet: Outlet) -> None:
+        self.node = node
+        self.outlet = outlet
+        self.id = str(uuid.uuid4())
+        self.session: Session | None = None
+        self.closed = False
+        self._connect_by = node.clock() + node.options.connect_seconds
+        self._connecting = False
+        self._heartbeat: Heartbeat | None = None
+        self._in_flight = 0
+        self._line: deque[Command] | None = None
+        """Commands that wait for one before them."""
+        self._out: list[bytes] | None = None
+        """Replies of the frame that is being worked on; they leave together."""
+        self._settling: set[str] | None = None
+        """Topics whose subscription is on its way."""
+        outlet.wake_by(self._connect_by)
+
+    # what the transport calls
+
+    def received(self, payload: bytes) -> None:
+        """Work on one frame: JSON objects separated by line feeds, with at most one at the end."""
+        self._out = []
+        try:
+            for line in payload.removesuffix(b"\n").split(b"\n"):
+                command = decode_command(line)
+                if isinstance(command, Close):
+                    self.close(command)
+                elif isinstance(command, Undecodable):
+                    self._answer_undecodable(command)
+                elif self._line is not None:
+                    self._line.append(command)
+                else:
+                    self._take(command)
+                if self.closed:
+                    return
+        finally:
+            self._flush()
+
+    def lost(self) -> None:
+        """The transport has ended, by whatever."""
+        self.closed = True
+        self._line = None
+        if self.session is not None:
+            self.node.unregister(self)
+            for topic in self.session.subscriptions:
+                self.node.leave(topic, self.outlet)
+            self.session.subscriptions.clear()
+
+    def wake(self, now: float) -> float:
+        """Do what is due; return when there is something to do again."""
+        session, heartbeat = self.session, self._heartbeat
+        if session is None or heartbeat is None:
+            if now >= self._connect_by:
+                self.close(close(CloseCode.STALE, "no connect command in time"))
+            return self._connect_by
+        beat = heartbeat.due(now, excused=not self.outlet.ready)
+        if beat is Beat.LATE:
+            self.close(close(CloseCode.NO_PONG))
+        elif now >= session.ends_at:
+            self.close(close(CloseCode.EXPIRED))
+        else:
+            if beat is Beat.PING:
+                self.outlet.send(replies.PING)
+            for topic in session.ended(now):
+                self.unsubscribed(topic, UnsubscribeCode.EXPIRED, UnsubscribeCode.EXPIRED.text)
+        return min(heartbeat.next(), session.ends_at, session.next_end)
+
+    # what command handlers and the API call
+
+    def reply(self, ident: int, method: str, result: Result) -> None:
+        self.send(replies.reply(ident, method, result))
+
+    def fail(self, ident: int, error: CommandError) -> None:
+        self.send(replies.error_reply(ident, error))
+
+    def send(self, line: bytes) -> None:
+        """Send one reply or push, behind all that was sent before."""
+        if self.closed:
+            return
+        if self._out is not None:
+            self._out.append(line)
+        else:
+            self.outlet.send(line)
+
+    def close(self, reason: Close) -> None:
+        """End the connection; what was answered before still goes out first."""
+        if self.closed:
+            return
+        self._flush()
+        self.closed = True
+        self.outlet.close(reason)
+
+    def begin(self, session: Session, *, ping_seconds: float, pong_seconds: float) -> None:
+        """The connect command has been accepted."""
+        self.session = session
+        now = self.node.clock()
+        first = now + random.uniform(0, ping_seconds)  # noqa: S311 - spread, not secrecy
+        self._heartbeat = Heartbeat(ping_seconds, pong_seconds, first)
+        self.node.register(self)
+        self.outlet.wake_by(min(first, session.ends_at))
+
+    def expires_by(self, unix_seconds: float | None) -> float:
+        """When what a token grants ends here, on the node's clock: some leeway after the token itself, so that the
+        SDK, which asks for a new one at that very moment, has time to bring it.
+        """
+        if unix_seconds is None:
+            return inf
+        return self.node.clock() + unix_seconds - time.time() + self.node.options.expiry_leeway_seconds
+
+    def attach(self, topic: str, subscription: Subscription, done: Callable[[CommandError | None], None]) -> None:
+        """Subscribe to a topic that the session doesn't have yet.
+
+        Nothing is sent of the topic before `done` is called: with None as soon as nothing that is published from then
+        on will be missed, with an error if that can't be had now. `done` sends the answer.
+        """
+        session = self.session
+        assert session is not None  # noqa: S101 - handlers run in a session
+        session.add(topic, subscription)
+        if subscription.ends_at < inf:
+            self.outlet.wake_by(subscription.ends_at)
+        policy = subscription.policy
+        waiting = self.node.want(policy, topic)
+        if waiting is None:
+            self.node.hub.add(topic, policy, self.outlet)
+            done(None)
+            return
+        joining = Joining(self.node.options.queue_bytes)
+        joined = self.node.hub.add(topic, policy, joining)
+        self._settling = self._settling or set()
+        self._settling.add(topic)
+
+        def settled(error: CommandError | None) -> None:
+            self._settle(session, topic, subscription, joining, error, done)
+
+        self.node.when_wanted(waiting, joined, settled)
+
+    def _settle(
+        self,
+        session: Session,
+        topic: str,
+        subscription: Subscription,
+        joining: Joining,
+        error: CommandError | None,
+        done: Callable[[CommandError | None], None],
+    ) -> None:
+        """The interest is there, or can't be had: the client takes the place of its stand-in, or doesn't."""
+        if joining.overflowed:
+            error = CommandError(ErrorCode.INTERNAL, "too much was published meanwhile; try again")
+        if self.closed:
+            self.node.leave(topic, joining)
+            return
+        if session.subscriptions.get(topic) is not subscription:
+            error = CommandError(ErrorCode.PERMISSION_DENIED, "unsubscribed by the server meanwhile")
+        elif error is not None:
+            del session.subscriptions[topic]
+        if error is None:
+            # before the stand-in goes, so that the topic is never without a subscriber
+            self.node.hub.add(topic, subscription.policy, self.outlet)
+        self.node.leave(topic, joining)
+        done(error)
+        if error is None:
+            for frame, messages in joining.held:
+                self.outlet.send_frame(frame, messages)
+        self._settled(topic)
+
+    def unsubscribed(self, topic: str, code: int, reason: str) -> None:
+        """End a subscription from the server's side and tell the client."""
+        if self.drop(topic):
+            self.send(replies.unsubscribe_push(topic, code, reason))
+
+    def drop(self, topic: str) -> bool:
+        """End a subscription in silence; whether there was one."""
+        assert self.session is not None  # noqa: S101 - handlers run in a session
+        if self.session.subscriptions.pop(topic, None) is None:
+            return False
+        self.node.leave(topic, self.outlet)
+        return True
+
+    def publishing(self) -> None:
+        """A publish of this client waits for NATS."""
+        self._in_flight += 1
+
+    def published(self) -> None:
+        self._in_flight -= 1
+        self._advance()
+
+    def connecting(self, *, waiting: bool) -> None:
+        """The connect command waits for NATS (or does not any more): everything else waits for it."""
+        self._connecting = waiting
+        if not waiting:
+            self._advance()
+
+    # the line
+
+    def _take(self, command: Command) -> None:
+        """Run a command, or begin a line behind it."""
+        if self._must_wait(command):
+            self._line = deque((command,))
+            self.outlet.pause_reading()
+        else:
+            self._run(command)
+
+    def _must_wait(self, command: Command) -> bool:
+        if self._connecting or self._in_flight >= MAX_IN_FLIGHT:
+            return True
+        return bool(self._settling) and getattr(command.request(), "channel", None) in self._settling  # type: ignore[operator]
+
+    def _settled(self, topic: str) -> None:
+        if self._settling is not None:
+            self._settling.discard(topic)
+            self._settling = self._settling or None
+        self._advance()
+
+    def _advance(self) -> None:
+        """Run what can run of the line."""
+        line = self._line
+        while line and not self.closed:
+            if self._must_wait(line[0]):
+                return
+            self._run(line.popleft())
+        if line is not None:
+            self._line = None
+            if not self.closed:
+                self.outlet.resume_reading()
+
+    def _run(self, command: Command) -> None:
+        request = command.request()
+        if self.session is None:
+            if isinstance(request, Connect) and command.id:
+                HANDLERS[Connect](self, command.id, request)
+            else:
+                self.close(close(CloseCode.BAD_REQUEST, "the first command must be connect"))
+        elif request is None or command is PONG:
+            if self._heartbeat is not None and not self._heartbeat.pong():
+                self.close(close(CloseCode.BAD_REQUEST, "a pong that nobody asked for"))
+        elif command.id == 0 and not isinstance(request, Send):
+            self.close(close(CloseCode.BAD_REQUEST, "command without id"))
+        else:
+            HANDLERS[type(request)](self, command.id, request)
+
+    def _answer_undecodable(self, command: Undecodable) -> None:
+        if self.session is None:
+            self.close(close(CloseCode.BAD_REQUEST, command.error.detail))
+        else:
+            self.fail(command.id, command.error)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, None
+        if out and not self.closed:
+            self.outlet.send(b"\n".join(out))

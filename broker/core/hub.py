@@ -1,0 +1,218 @@
+"""Who is subscribed to what on this node, and the fan-out of what comes in.
+
+A message is framed once. All that one turn of the event loop brought for a topic goes out as one frame, the same bytes
+to every subscriber. Large fan-outs are cut into slices, so that the loop is free again after a bounded number of
+writes; topics take turns, and the order within a topic is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from broker.core.policy import TopicPolicy
+
+FRAME_BYTES = 65_536
+"""Joined messages stay below this size, so that a frame fits every client's default limit."""
+
+
+class Subscriber(Protocol):
+    """A connection as the hub sees it."""
+
+    ready: bool
+    """It can take bytes now and nothing waits in its queue: the fast path."""
+    write: Callable[[bytes], object]
+    """Hands bytes to the socket. May raise OSError or RuntimeError when that is gone."""
+
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+        """The slow path: queue the frame, or do what the overflow policy says. Never raises."""
+
+
+class Topic:
+    """A topic with subscribers on this node."""
+
+    __slots__ = ("fanning_out", "head", "name", "pending", "policy", "queued", "subscribers", "waiting")
+
+    def __init__(self, name: str, policy: TopicPolicy, head: bytes) -> None:
+        self.name = name
+        self.policy = policy
+        self.head = head
+        """What each of its messages begins with on the wire."""
+        self.subscribers: set[Subscriber] = set()
+        self.pending: list[tuple[bytes, float]] = []
+        """Encoded messages that wait for the next fan-out, with when they came (seconds)."""
+        self.waiting: list[tuple[int, Callable[[], None]]] = []
+        """Whom to tell when that many of the pending messages are with the subscribers."""
+        self.fanning_out: _FanOut | None = None
+        self.queued = False
+        """It has its place among the topics that wait for their turn."""
+
+    def when_flushed(self, callback: Callable[[], None]) -> None:
+        """Call back as soon as all that has come in so far is with the subscribers (at once, if it is)."""
+        if self.pending:
+            self.waiting.append((len(self.pending), callback))
+        elif self.fanning_out is not None:
+            self.fanning_out.waiting.append(callback)
+        else:
+            callback()
+
+
+class _FanOut:
+    """One frame on its way to all subscribers of a topic."""
+
+    __slots__ = ("arrivals", "delivered", "frame", "members", "position", "waiting")
+
+    def __init__(self, frame: bytes, arrivals: list[float], waiting: list[Callable[[], None]]) -> None:
+        self.frame = frame
+        self.arrivals = arrivals
+        self.waiting = waiting
+        self.members: tuple[Subscriber, ...] = ()
+        """Who is to be served, where that takes more than one slice."""
+        self.position = 0
+        self.delivered = 0
+
+
+class Hub:
+    """All topics with subscribers on this node.
+
+    Args:
+        make_head: what each message of a topic begins with on the wire.
+        make_frame: frames a payload for the transport.
+        slice_writes: how many subscribers one `run` serves at most.
+        on_delivered: told of each finished fan-out: its topic, how many subscribers it reached, and when each of its
+            messages had come in.
+    """
+
+    __slots__ = ("_make_frame", "_make_head", "_on_delivered", "_slice", "_turns", "topics")
+
+    def __init__(
+        self,
+        make_head: Callable[[str], bytes],
+        make_frame: Callable[[bytes], bytes],
+        *,
+        slice_writes: int,
+        on_delivered: Callable[[Topic, int, list[float]], None],
+    ) -> None:
+        self.topics: dict[str, Topic] = {}
+        self._make_head = make_head
+        self._make_frame = make_frame
+        self._slice = slice_writes
+        self._on_delivered = on_delivered
+        self._turns: deque[Topic] = deque()
+
+    def add(self, name: str, policy: TopicPolicy, subscriber: Subscriber) -> Topic:
+        """Register a subscriber. Adding it twice is the same as once."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(name, policy, self._make_head(name))
+        topic.subscribers.add(subscriber)
+        return topic
+
+    def remove(self, name: str, subscriber: Subscriber) -> bool:
+        """Take a subscriber out; it gets nothing any more, not even of a fan-out that is under way.
+
+        Returns:
+            Whether the topic has lost its last subscriber, and is gone.
+        """
+        topic = self.topics.get(name)
+        if topic is None:
+            return False
+        topic.subscribers.discard(subscriber)
+        if topic.subscribers:
+            return False
+        del self.topics[name]
+        return True
+
+    def push(self, topic: Topic, message: bytes, arrived: float) -> bool:
+        """Accept an encoded message for a topic.
+
+        Returns:
+            Whether `run` has to be called soon, because nothing was waiting before.
+        """
+        topic.pending.append((message, arrived))
+        if topic.queued:
+            return False
+        topic.queued = True
+        self._turns.append(topic)
+        return len(self._turns) == 1
+
+    def run(self) -> bool:
+        """Serve one slice: at most `slice_writes` subscribers.
+
+        Returns:
+            Whether there is more to do; then call it again in the loop's next turn.
+        """
+        budget = self._slice
+        turns = self._turns
+        while turns and budget > 0:
+            topic = turns.popleft()
+            fan_out = topic.fanning_out
+            if fan_out is None:
+                fan_out = self._begin(topic)
+                if len(topic.subscribers) <= budget:
+                    budget -= len(topic.subscribers) + 1
+                    self._write(topic, topic.subscribers, fan_out)
+                    self._finish(topic, fan_out)
+                    continue
+                # it will take several slices, and people come and go meanwhile
+                fan_out.members = tuple(topic.subscribers)
+                topic.fanning_out = fan_out
+            begin, fan_out.position = fan_out.position, fan_out.position + budget
+            present = topic.subscribers
+            self._write(topic, [one for one in fan_out.members[begin : fan_out.position] if one in present], fan_out)
+            budget = 0
+            if fan_out.position >= len(fan_out.members):
+                self._finish(topic, fan_out)
+            else:
+                turns.append(topic)
+        return bool(turns)
+
+    def _begin(self, topic: Topic) -> _FanOut:
+        """Frame what is pending, up to a frame's bound; the rest gets a frame of its own afterwards."""
+        pending = topic.pending
+        size = count = 0
+        for message, _ in pending:
+            size += len(message) + 1
+            if count and size > FRAME_BYTES:
+                break
+            count += 1
+        taken = pending[:count]
+        del pending[:count]
+        waiting: list[Callable[[], None]] = []
+        if topic.waiting:
+            waiting = [callback for messages, callback in topic.waiting if messages <= count]
+            topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
+        frame = self._make_frame(b"\n".join([message for message, _ in taken]))
+        return _FanOut(frame, [arrived for _, arrived in taken], waiting)
+
+    def _finish(self, topic: Topic, fan_out: _FanOut) -> None:
+        topic.fanning_out = None
+        if topic.pending:
+            self._turns.append(topic)
+        else:
+            topic.queued = False
+        self._on_delivered(topic, fan_out.delivered, fan_out.arrivals)
+        for callback in fan_out.waiting:
+            callback()
+
+    @staticmethod
+    def _write(topic: Topic, subscribers: Iterable[Subscriber], fan_out: _FanOut) -> None:
+        frame = fan_out.frame
+        slow: list[Subscriber] = []
+        reached = 0
+        # a copy, for the case that a write makes somebody leave
+        for subscriber in tuple(subscribers):
+            if not subscriber.ready:
+                slow.append(subscriber)
+                continue
+            try:
+                subscriber.write(frame)
+            except (OSError, RuntimeError):
+                # this one's socket is gone and its connection_lost on the way; it does not concern the others
+                continue
+            reached += 1
+        messages = len(fan_out.arrivals)
+        for subscriber in slow:
+            subscriber.deliver(topic, frame, messages)
+        fan_out.delivered += reached

@@ -1,0 +1,67 @@
+"""What all connections of a node's edge share: limits, clock, timers and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from broker.core.wheel import TimerWheel
+from broker.edge.handshake import Origins, Refusal, Request
+from broker.metrics import Metrics
+
+if TYPE_CHECKING:
+    from broker.edge.websocket import WebSocketProtocol
+
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass(slots=True)
+class Edge:
+    """The shared part of the edge. Sizes in bytes, times in seconds on `clock`."""
+
+    wheel: TimerWheel
+    clock: Callable[[], float]
+    metrics: Metrics
+    paths: frozenset[bytes]
+    """Where a WebSocket can be opened."""
+    origins: Origins
+    subprotocols: Sequence[str]
+    message_bytes: int
+    header_bytes: int
+    handshake_seconds: float
+    queue_bytes: int
+    queue_age_seconds: float
+    max_connections: int | None
+    make_client: Callable[[Any], Any]
+    """Makes the conversation for an opened connection, its outlet."""
+    unavailable: Callable[[], str | None]
+    """Why nobody new can be let in now, or None."""
+    sockets: set[WebSocketProtocol] = field(default_factory=set)
+    """All that are open, those that have not sent a command yet too."""
+    queued_bytes: int = 0
+
+    def admit(self, request: Request) -> Refusal | None:
+        """Refuse what need not be looked at any closer."""
+        if request.path not in self.paths:
+            return Refusal(HTTPStatus.NOT_FOUND, "there is no WebSocket at this path")
+        reason = self.unavailable()
+        if reason is None and self.max_connections is not None and len(self.sockets) >= self.max_connections:
+            reason = "this node has as many connections as it may"
+        if reason is not None:
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, (("Retry-After", str(RETRY_AFTER_SECONDS)),))
+        return None
+
+    def refused(self, refusal: Refusal) -> None:
+        self.metrics.connects.labels(f"http_{refusal.status.value}").inc()
+
+    def queued(self, change_bytes: int) -> None:
+        self.queued_bytes += change_bytes
+        self.metrics.queued_bytes.inc(change_bytes)
+
+    def slow(self, change: int) -> None:
+        self.metrics.slow_connections.inc(change)
+
+    def dropped(self, policy: str, reason: str, messages: int) -> None:
+        self.metrics.dropped.labels(policy, reason).inc(messages)

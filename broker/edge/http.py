@@ -1,0 +1,104 @@
+"""HTTP connections: uvicorn's protocol, with heads bounded in size and in time, and no byte behind an upgrade request
+lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from broker.core.wheel import ASLEEP_NOWHERE
+from broker.edge.handshake import Request, http_answer
+
+if TYPE_CHECKING:
+    from broker.edge.edge import Edge
+
+
+class EdgeHttpProtocol(HttpToolsProtocol):
+    """One HTTP connection, until it ends or becomes a WebSocket (`Config(http=…)`)."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.edge: Edge = app_state["edge"]
+        self.wheel_slot = ASLEEP_NOWHERE
+        self._head_size = 0
+        self._in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def _await_head(self) -> None:
+        self._in_head = True
+        self._head_size = 0
+        self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
+
+    def wake(self, now: float) -> None:
+        """The head of a request has not come in time. An idle connection that is kept alive ends by uvicorn's clock."""
+        del now
+        if self._in_head and not self.transport.is_closing():
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's head did not come in time")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.edge.wheel.cancel(self)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._in_head:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self.edge.wheel.cancel(self)
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        # as the method it overrides, but for the size of the head and for what follows an upgrade request
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_size += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP")
+            return
+        if self._in_head and self._head_size > self.edge.header_bytes:
+            self._too_large()
+
+    def _upgrade(self, rest: bytes) -> None:
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > self.edge.header_bytes:
+            self._too_large()
+            return
+        self.connections.discard(self)
+        self.parser = None  # type: ignore[assignment]  # it refers back to this object, which is done
+        request = Request(self.scope["method"], self.scope["http_version"], self.url, self.headers)
+        protocol = self.ws_protocol_class(self.config, self.server_state, self.app_state)  # type: ignore[call-arg, misc]
+        protocol.upgrade(self.transport, request, rest)  # type: ignore[union-attr]
+
+    def _too_large(self) -> None:
+        detail = f"the request's head is larger than {self.edge.header_bytes} bytes"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        self.edge.wheel.cancel(self)
+        self.transport.write(http_answer(status, detail))
+        self.transport.close()

@@ -1,0 +1,307 @@
+"""A WebSocket on a socket: one slotted object a connection, no task, no timer of its own.
+
+Subclasses say what a message means. Everything here runs in callbacks of the event loop and never raises into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from broker.core.frames import BINARY, CLOSE, FAILURE, PING, PONG, TEXT, FrameReader, close_code, close_frame, frame
+from broker.core.hub import Topic
+from broker.core.queue import OutboundQueue
+from broker.core.wheel import ASLEEP_NOWHERE
+from broker.edge.edge import Edge
+from broker.edge.handshake import Accepted, Refusal, Request, open_websocket
+from broker.wire.codes import Close, CloseCode, close
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""How long the peer may take to answer a close frame before TCP is cut."""
+WRITE_BYTES = 65_536
+"""How much of a queue goes into one write."""
+ABNORMAL = 1006
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """The server's end of a WebSocket, made by uvicorn for each upgrade request (`Config(ws=…)`)."""
+
+    __slots__ = (
+        "_closing",
+        "_code",
+        "_paused",
+        "_queue",
+        "_reader",
+        "_reading_held",
+        "_transport",
+        "_wake_at",
+        "edge",
+        "ready",
+        "wheel_slot",
+        "write",
+    )
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+        del config, server_state
+        self.edge: Edge = app_state["edge"]
+        self.ready = False
+        self.write: Callable[[bytes], object] = _nowhere
+        self.wheel_slot = ASLEEP_NOWHERE
+        self._transport: asyncio.Transport | None = None
+        self._reader: FrameReader | None = None
+        self._queue: OutboundQueue | None = None
+        self._closing = False
+        self._paused = False
+        self._reading_held = False
+        self._wake_at = inf
+        self._code = ABNORMAL
+
+    # what subclasses say
+
+    def opened(self, request: Request, subprotocol: str | None) -> None:
+        """The handshake is done."""
+
+    def text(self, payload: bytes) -> None:
+        """A whole text message, valid UTF-8."""
+        raise NotImplementedError
+
+    def binary(self, payload: bytes) -> None:
+        """A whole binary message."""
+        raise NotImplementedError
+
+    def due(self, now: float) -> float:
+        """It is time for something; return when it is again (seconds on the edge's clock)."""
+        del now
+        return inf
+
+    def lost(self, code: int) -> None:
+        """The connection has ended, by this code (1006: without a close frame)."""
+
+    # the handshake
+
+    def upgrade(self, transport: asyncio.Transport, request: Request, rest: bytes) -> None:
+        """Answer an upgrade request and take its socket over.
+
+        Args:
+            transport: the request's.
+            request: its head.
+            rest: what came behind it in the same segment; the first frames perhaps.
+        """
+        self._transport = transport
+        edge = self.edge
+        outcome = edge.admit(request) or open_websocket(request, origins=edge.origins, subprotocols=edge.subprotocols)
+        if isinstance(outcome, Refusal):
+            edge.refused(outcome)
+            transport.write(outcome.encode())
+            transport.close()
+            return
+        self._open(transport, request, outcome)
+        if rest and not transport.is_closing():
+            self.data_received(rest)
+
+    def _open(self, transport: asyncio.Transport, request: Request, accepted: Accepted) -> None:
+        transport.set_protocol(self)
+        transport.write(accepted.response)
+        self._reader = FrameReader(self.edge.message_bytes)
+        self.write = transport.write
+        self.ready = True
+        self.edge.sockets.add(self)
+        self.opened(request, accepted.subprotocol)
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            return
+        try:
+            for opcode, payload in reader.feed(data):
+                if opcode == CLOSE:
+                    self._peer_closes(payload)
+                elif self._closing:
+                    continue
+                elif opcode == TEXT:
+                    self.text(payload)
+                elif opcode == PING:
+                    self._send(frame(PONG, payload))
+                elif opcode == BINARY:
+                    self.binary(payload)
+                elif opcode == FAILURE:
+                    self._fail(payload)
+        except Exception:
+            # a mistake of ours ends this one connection, and is seen
+            logger.exception("a message could not be handled")
+            self.close(close(CloseCode.SERVER_ERROR))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # however it ended, the close code tells
+        edge = self.edge
+        self.ready = False
+        self.write = _nowhere
+        self._reader = None
+        self._transport = None
+        self._drop_queue()
+        edge.wheel.cancel(self)
+        edge.sockets.discard(self)
+        if not self._closing:
+            self._closing = True
+        self.lost(self._code)
+
+    def pause_writing(self) -> None:
+        """The socket takes no more: from now on everything queues, and nothing more is read from who doesn't read."""
+        self._paused = True
+        self.ready = False
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        queue = self._queue
+        transport = self._transport
+        if transport is None:
+            return
+        while queue and not self._paused:
+            before = queue.size_bytes
+            batch = queue.take(WRITE_BYTES)
+            self.edge.queued(queue.size_bytes - before)
+            if not self._write(batch):
+                return
+        if self._paused:  # the write may have filled the socket again
+            return
+        self._drop_queue()
+        self.ready = not self._closing
+        if not self._reading_held and not transport.is_closing():
+            transport.resume_reading()
+
+    # outlet
+
+    def send(self, payload: bytes) -> None:
+        """Send a text message."""
+        self._send(frame(TEXT, payload))
+
+    def send_frame(self, data: bytes, messages: int) -> None:
+        """Send a frame that is made already."""
+        del messages
+        self._send(data)
+
+    def deliver(self, topic: Topic, data: bytes, messages: int) -> None:
+        """The hub's slow path: this connection can't take the frame now."""
+        if self._closing:
+            return
+        if not self._enqueue(data):
+            self.edge.dropped(topic.policy.name, "slow", messages)
+
+    def pause_reading(self) -> None:
+        self._reading_held = True
+        if self._transport is not None and not self._paused:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._reading_held = False
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def wake_by(self, when: float) -> None:
+        if when < self._wake_at:
+            self._wake_at = when
+            self.edge.wheel.schedule(self, when)
+
+    def wake(self, now: float) -> float | None:
+        """The wheel's call."""
+        self._wake_at = inf
+        if self._transport is None:
+            return None
+        if self._closing:
+            self._transport.abort()
+            return None
+        queue = self._queue
+        if queue and now >= queue.expires_at():
+            self.close(close(CloseCode.SLOW, "too long behind"))
+        else:
+            self.wake_by(min(self.due(now), queue.expires_at() if queue else inf))
+        return None
+
+    def close(self, reason: Close) -> None:
+        """Send a close frame and end the connection when the peer has answered it, or has not in time."""
+        self._begin_close(close_frame(reason.code, reason.reason), reason.code)
+
+    # inside
+
+    def _send(self, data: bytes) -> None:
+        if self.ready:
+            self._write(data)
+        elif not self._closing:
+            self._enqueue(data)
+
+    def _write(self, data: bytes) -> bool:
+        try:
+            self.write(data)
+        except (OSError, RuntimeError):
+            self.ready = False  # the socket is gone; connection_lost is on its way
+            return False
+        return True
+
+    def _enqueue(self, data: bytes) -> bool:
+        """Queue a frame; False when that ends the connection, since the queue is full."""
+        queue = self._queue
+        now = self.edge.clock()
+        if queue is None:
+            queue = self._queue = OutboundQueue(self.edge.queue_bytes, self.edge.queue_age_seconds)
+            self.edge.slow(+1)
+        if not queue.push(data, now):
+            self.close(close(CloseCode.SLOW))
+            return False
+        self.edge.queued(len(data))
+        self.wake_by(queue.expires_at())
+        return True
+
+    def _drop_queue(self) -> None:
+        if self._queue is not None:
+            self.edge.queued(-self._queue.size_bytes)
+            self.edge.slow(-1)
+            self._queue = None
+
+    def _fail(self, body: bytes) -> None:
+        self._begin_close(frame(CLOSE, body), close_code(body))
+
+    def _begin_close(self, data: bytes, code: int) -> None:
+        transport = self._transport
+        if self._closing or transport is None:
+            return
+        self._closing = True
+        self._code = code
+        self.ready = False
+        self._drop_queue()  # what waited can't be delivered any more; the close frame has to get through
+        self._write(data)
+        self._reading_held = False
+        if transport.is_closing():
+            return
+        if self._paused:
+            # it is behind; its answer could be, too
+            transport.resume_reading()
+        self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
+
+    def _peer_closes(self, body: bytes) -> None:
+        """A close frame came: the answer to ours, or the peer's own wish, which is echoed (RFC 6455, section 5.5.1)."""
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._closing:
+            self._closing = True
+            self._code = close_code(body)
+            self.ready = False
+            self._drop_queue()
+            self._write(frame(CLOSE, body[:2]))
+        transport.close()
+
+
+def _nowhere(_: bytes) -> object:
+    raise OSError("the connection is gone")

@@ -1,0 +1,325 @@
+"""One node: joins the relay and the hub, and knows its clients.
+
+A message's way through a node: `publish` hands it to the relay; what the relay brings back goes through `_arrived` to
+the hub, which writes it to the subscribers. A publication for this node's own subscribers takes the same way as any
+other, so that the order is the same for everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nats.aio.msg import Msg
+
+from broker.auth.tokens import TokenVerifier
+from broker.core.frames import text_frame
+from broker.core.hub import Hub, Subscriber, Topic
+from broker.core.message import ClientInfo, Publication
+from broker.core.policy import PolicyTable, TopicPolicy
+from broker.core.topic import escape_token, topic_problem
+from broker.core.wheel import TimerWheel
+from broker.metrics import Metrics
+from broker.relay.connection import (
+    NatsConnection,
+    NatsOptions,
+    RelayError,
+    RelayTooLargeError,
+)
+from broker.relay.control import ControlBus, Peer
+from broker.relay.headers import publication_headers, read_headers
+from broker.relay.live import LiveRelay
+from broker.relay.subjects import Subjects
+from broker.wire.codes import CommandError, ErrorCode
+from broker.wire.payload import is_json, one_line
+from broker.wire.replies import publication_head, publication_push
+
+if TYPE_CHECKING:
+    from broker.client.client import Client
+
+logger = logging.getLogger(__name__)
+
+SLICE_WRITES = 512
+"""Subscribers served in one turn of the event loop: some 3 to 5 ms of writes."""
+TICK_SECONDS = 0.1
+_KNOWN_TOPICS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What a node has to know of the settings; times in seconds."""
+
+    name: str
+    prefix: str
+    anonymous: bool
+    personal_topic: str
+    expiry_leeway_seconds: float
+    connect_seconds: float
+    topics_per_connection: int
+    queue_bytes: int
+    ping_interval_seconds: float
+    pong_timeout_seconds: float
+
+    @property
+    def ping_seconds(self) -> int:
+        """The interval as clients are told: whole seconds, rounded up, since they wait for it and a bit more."""
+        return -int(-self.ping_interval_seconds // 1)
+
+
+class Node:
+    """A node of the cluster.
+
+    Args:
+        options: see there.
+        policies: in the order in which they are tried.
+        tokens: verifies clients' tokens.
+        nats: where NATS is.
+        metrics: what is counted.
+    """
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        *,
+        policies: PolicyTable,
+        tokens: TokenVerifier,
+        nats: NatsOptions,
+        metrics: Metrics,
+    ) -> None:
+        self.options = options
+        self.name = options.name
+        self.uid = str(uuid.uuid4())
+        self.clock = time.monotonic
+        self.started_at = self.clock()
+        self.tokens = tokens
+        self.metrics = metrics
+        self.wheel = TimerWheel(self.clock(), tick_seconds=TICK_SECONDS)
+        self.hub = Hub(publication_head, text_frame, slice_writes=SLICE_WRITES, on_delivered=self._delivered)
+        self.clients: dict[str, Client] = {}
+        self.users: dict[str, set[Client]] = {}
+        self.draining = False
+        self._policies = policies
+        self._located: dict[str, TopicPolicy | CommandError] = {}
+        self.connection = NatsConnection(nats, self._relay_changed)
+        subjects = Subjects(options.prefix)
+        self._live = LiveRelay(self.connection, subjects, self._arrived, self.clock)
+        self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
+        self._was_connected = False
+        self._fanning_out = False
+        self._tick_due = 0.0
+        self._ticks = 0
+        self._ticking: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[None] | None = None
+
+    # life
+
+    def start(self) -> None:
+        """Begin to connect to NATS and to keep time."""
+        self.control.start()
+        self._connecting = asyncio.create_task(self.connection.run())
+        self._tick_due = self.clock() + TICK_SECONDS
+        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    async def stop(self) -> None:
+        """Leave the cluster."""
+        self.control.leave()
+        await self.connection.settle()
+        if self._ticking is not None:
+            self._ticking.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+
+    def _tick(self) -> None:
+        now = self.clock()
+        self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
+        self._tick_due = now + TICK_SECONDS
+        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self.wheel.advance(now)
+        self._ticks += 1
+        if self._ticks % 10 == 0:
+            self._live.sweep()
+            self.control.tick()
+            self.observe()
+
+    def observe(self) -> None:
+        """Bring the gauges up to date."""
+        metrics = self.metrics
+        metrics.connections.set(len(self.clients))
+        metrics.topics.set(len(self.hub.topics))
+        metrics.subscriptions.set(sum(len(topic.subscribers) for topic in self.hub.topics.values()))
+        metrics.relay_connected.set(self.connection.connected)
+        metrics.draining.set(self.draining)
+
+    def _relay_changed(self, connected: bool) -> None:  # noqa: FBT001 - a callback's one argument
+        self.metrics.relay_connected.set(connected)
+        if connected:
+            self._was_connected = True
+            self.control.connected()
+
+    def reasons_against_startup(self) -> list[str]:
+        return [] if self._was_connected else ["NATS has not been reached yet"]
+
+    def reasons_against_readiness(self) -> list[str]:
+        """Why new clients had better go to another node."""
+        reasons = []
+        if self.draining:
+            reasons.append("the node is draining")
+        if not self.connection.connected:
+            reasons.append("NATS is not connected")
+        return reasons
+
+    # clients
+
+    def register(self, client: Client) -> None:
+        self.clients[client.id] = client
+        assert client.session is not None  # noqa: S101 - registered when it has one
+        self.users.setdefault(client.session.user, set()).add(client)
+
+    def unregister(self, client: Client) -> None:
+        assert client.session is not None  # noqa: S101 - registered when it had one
+        if self.clients.pop(client.id, None) is None:
+            return
+        of_user = self.users[client.session.user]
+        of_user.discard(client)
+        if not of_user:
+            del self.users[client.session.user]
+
+    def personal_topic(self, user: str) -> str | None:
+        """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""
+        if not self.options.personal_topic or not user:
+            return None
+        return self.options.personal_topic.replace("{sub}", escape_token(user))
+
+    @staticmethod
+    def ttl(expires_at: float | None) -> int:
+        """Whole seconds until a time (Unix seconds), one at least; 0 for never."""
+        return 0 if expires_at is None else max(1, int(expires_at - time.time()))
+
+    # topics
+
+    def locate(self, topic: str, field: str = "channel") -> TopicPolicy | CommandError:
+        """A topic's policy, or what is wrong with its name, which `field` held."""
+        found = self._located.get(topic)
+        if found is None:
+            problem = topic_problem(topic)
+            if problem is not None:
+                return CommandError(ErrorCode.BAD_REQUEST, f"{field}: {problem}")
+            found = self._policies.resolve(topic) or CommandError(ErrorCode.UNKNOWN_TOPIC)
+            if len(self._located) >= _KNOWN_TOPICS:
+                self._located.clear()  # cheaper than bookkeeping, and as rare as that many new topics
+            self._located[topic] = found
+        return found
+
+    def want(self, policy: TopicPolicy, topic: str) -> asyncio.Future[None] | None:
+        """See `LiveRelay.want`. The subscriber is to be in the hub before anything is awaited."""
+        return self._live.want(policy.name, topic)
+
+    def leave(self, topic: str, subscriber: Subscriber) -> None:
+        if self.hub.remove(topic, subscriber):
+            self._live.release(topic)
+
+    @staticmethod
+    def when_wanted(
+        waiting: asyncio.Future[None], topic: Topic, settled: Callable[[CommandError | None], None]
+    ) -> None:
+        """Call `settled` when the interest that `want` returned is there, and what has come already is delivered."""
+
+        def done(future: asyncio.Future[None]) -> None:
+            if future.cancelled() or future.exception() is not None:
+                settled(CommandError(ErrorCode.INTERNAL, "NATS can't be reached; try again"))
+            else:
+                topic.when_flushed(lambda: settled(None))
+
+        waiting.add_done_callback(done)
+
+    # messages
+
+    def publish(
+        self,
+        policy: TopicPolicy,
+        topic: str,
+        data: bytes,
+        *,
+        info: ClientInfo | None = None,
+        tags: Mapping[str, str] | None = None,
+        source: str,
+        field: str = "data",
+    ) -> CommandError | asyncio.Future[None]:
+        """Hand a publication to NATS.
+
+        Args:
+            policy: the topic's.
+            topic: a name that `locate` found sound.
+            data: JSON on one line.
+            info: the client that publishes.
+            tags: for the subscribers.
+            source: `http` or `websocket`, for the metrics.
+            field: what the data is called in errors.
+
+        Returns:
+            What is done when NATS has it; `publish_error` says what went wrong otherwise. Or why it was refused.
+        """
+        if len(data) > policy.message_bytes:
+            self.metrics.published.labels(policy.name, source, "too_large").inc()
+            detail = f"{field}: {len(data)} bytes, at most {policy.message_bytes} are allowed"
+            return CommandError(ErrorCode.LIMIT_EXCEEDED, detail)
+        headers = publication_headers(info, tags) if info or tags else None
+        try:
+            accepted = self._live.publish(policy.name, topic, data, headers)
+        except RelayTooLargeError as error:
+            self.metrics.published.labels(policy.name, source, "too_large").inc()
+            return CommandError(ErrorCode.LIMIT_EXCEEDED, f"{field}: {error}")
+        except RelayError as error:
+            self.metrics.published.labels(policy.name, source, "unavailable").inc()
+            return CommandError(ErrorCode.INTERNAL, f"{error}; nothing was published, try again")
+
+        def count(future: asyncio.Future[None]) -> None:
+            result = "unknown" if future.cancelled() or future.exception() else "ok"
+            self.metrics.published.labels(policy.name, source, result).inc()
+
+        accepted.add_done_callback(count)
+        return accepted
+
+    @staticmethod
+    def publish_error(outcome: asyncio.Future[None]) -> CommandError | None:
+        """What to say of a finished publish that failed."""
+        if outcome.cancelled() or outcome.exception() is not None:
+            return CommandError(
+                ErrorCode.INTERNAL,
+                "the connection to NATS was lost before it confirmed; it may have been published or not",
+            )
+        return None
+
+    def _arrived(self, name: str, message: Msg) -> None:
+        """A message of a topic, from NATS."""
+        topic = self.hub.topics.get(name)
+        if topic is None:
+            return  # the last subscriber has left, the interest lingers
+        data = message.data
+        # back ends publish here too, past our API, and one bad line would break every subscriber's connection
+        if len(data) > topic.policy.message_bytes or not is_json(data):
+            reason = "too_large" if len(data) > topic.policy.message_bytes else "not_json"
+            self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
+            return
+        info, tags = read_headers(message.headers) if message.headers else (None, None)
+        line = publication_push(topic.head, Publication(one_line(data), info, tags))
+        if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
+            self._fanning_out = True
+            asyncio.get_running_loop().call_soon(self._fan_out)
+
+    def _fan_out(self) -> None:
+        self._fanning_out = self.hub.run()
+        if self._fanning_out:
+            asyncio.get_running_loop().call_soon(self._fan_out)
+
+    def _delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
+        self.metrics.delivered.labels(topic.policy.name).inc(subscribers * len(arrivals))
+        now = self.clock()
+        for arrived in arrivals:
+            self.metrics.publish_to_write.observe(now - arrived)

@@ -1,0 +1,224 @@
+"""What can be asked of all nodes at once: to act on the clients of a user, and to tell what is there.
+
+Each operation is done on this node and, over NATS, on all others; see `ControlBus`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from fnmatch import fnmatchcase
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from broker import __version__
+from broker.core.session import Subscription
+from broker.relay.control import Peer
+from broker.wire import replies
+from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
+
+if TYPE_CHECKING:
+    from broker.client.client import Client
+    from broker.node import Node
+
+
+class Whose(msgspec.Struct):
+    """The clients of a user (empty: the anonymous), all or the one that is named."""
+
+    user: str = ""
+    client: str = ""
+
+
+class Subscribe(Whose):
+    channel: str = ""
+    info: msgspec.Raw | None = None
+    data: msgspec.Raw | None = None
+    expire_at: int = 0
+
+
+class Unsubscribe(Whose):
+    channel: str = ""
+    """Empty: all."""
+
+
+class Disconnect(Whose):
+    code: int = CloseCode.FORCE_DISCONNECT
+    reason: str = CloseCode.FORCE_DISCONNECT.text
+    whitelist: list[str] = []
+    """Clients that stay."""
+
+
+class Refresh(Whose):
+    expired: bool = False
+    expire_at: int = 0
+    """Unix seconds; 0: never."""
+
+
+class Channels(msgspec.Struct):
+    pattern: str = ""
+
+
+class Info(msgspec.Struct):
+    pass
+
+
+class ChannelsAnswer(msgspec.Struct):
+    counts: dict[str, int]
+
+
+class NodeInfo(msgspec.Struct):
+    """A node as `info` shows it; uptime in seconds."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_subs: int
+    num_channels: int
+    uptime: int
+
+
+class Done(msgspec.Struct):
+    pass
+
+
+Operation = Subscribe | Unsubscribe | Disconnect | Refresh | Channels | Info
+
+_OPERATIONS: dict[str, type[Operation]] = {
+    "subscribe": Subscribe,
+    "unsubscribe": Unsubscribe,
+    "disconnect": Disconnect,
+    "refresh": Refresh,
+    "channels": Channels,
+    "info": Info,
+}
+_NAMES = {kind: name for name, kind in _OPERATIONS.items()}
+_encode = msgspec.json.encode
+
+
+class Operations:
+    """Does operations on the clients of one node, and asks the other nodes for the same."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._do: dict[type[Any], Callable[[Any], Awaitable[msgspec.Struct]]] = {
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            Disconnect: self._disconnect,
+            Refresh: self._refresh,
+            Channels: self._channels,
+            Info: self._info,
+        }
+        node.control.handle = self.handle
+
+    async def handle(self, name: str, arguments: bytes) -> bytes:
+        """What another node asks: an operation's name and its arguments in JSON; the answer in JSON."""
+        operation = msgspec.json.decode(arguments, type=_OPERATIONS[name])
+        return _encode(await self._do[type(operation)](operation))
+
+    async def everywhere(self, operation: Operation) -> tuple[list[bytes], list[Peer]]:
+        """Do it on all nodes.
+
+        Returns:
+            The answers in JSON, this node's first, and the nodes that have not answered in time.
+
+        Raises:
+            RelayError: the others can't be asked now; nothing was done here either.
+        """
+        gathered = await self._node.control.ask(_NAMES[type(operation)], _encode(operation))
+        mine = _encode(await self._do[type(operation)](operation))
+        return [mine, *gathered.answers], gathered.unanswered
+
+    def _clients(self, whose: Whose) -> Iterator[Client]:
+        for client in tuple(self._node.users.get(whose.user, ())):
+            if whose.client in ("", client.id):
+                yield client
+
+    async def _subscribe(self, operation: Subscribe) -> Done:
+        policy = self._node.locate(operation.channel)
+        if isinstance(policy, CommandError):  # another node has other settings, or older ones
+            return Done()
+        joined = []
+        for client in self._clients(operation):
+            session = client.session
+            if session is None or operation.channel in session.subscriptions:
+                continue
+            subscription = Subscription(
+                policy,
+                info=None if operation.info is None else bytes(operation.info),
+                ends_at=client.expires_by(operation.expire_at or None),
+                server_side=True,
+            )
+            joined.append(_join(client, operation, subscription))
+        await asyncio.gather(*joined)
+        return Done()
+
+    async def _unsubscribe(self, operation: Unsubscribe) -> Done:
+        for client in self._clients(operation):
+            if client.session is not None:
+                topics = [operation.channel] if operation.channel else list(client.session.subscriptions)
+                for topic in topics:
+                    client.unsubscribed(topic, UnsubscribeCode.SERVER, UnsubscribeCode.SERVER.text)
+        return Done()
+
+    async def _disconnect(self, operation: Disconnect) -> Done:
+        for client in self._clients(operation):
+            if client.id not in operation.whitelist:
+                client.close(Close(operation.code, operation.reason))
+        return Done()
+
+    async def _refresh(self, operation: Refresh) -> Done:
+        for client in self._clients(operation):
+            if operation.expired:
+                client.close(close(CloseCode.EXPIRED))
+            elif client.session is not None:
+                expires_at = operation.expire_at or None
+                client.session.ends_at = client.expires_by(expires_at)
+                if client.session.ends_at < inf:
+                    client.outlet.wake_by(client.session.ends_at)
+                client.send(replies.refresh_push(expires=expires_at is not None, ttl=self._node.ttl(expires_at)))
+        return Done()
+
+    async def _channels(self, operation: Channels) -> ChannelsAnswer:
+        return ChannelsAnswer(
+            {
+                name: len(topic.subscribers)
+                for name, topic in self._node.hub.topics.items()
+                if not operation.pattern or fnmatchcase(name, operation.pattern)
+            }
+        )
+
+    async def _info(self, operation: Info) -> NodeInfo:
+        del operation
+        node = self._node
+        return NodeInfo(
+            uid=node.uid,
+            name=node.name,
+            version=__version__,
+            num_clients=len(node.clients),
+            num_users=len(node.users),
+            num_subs=sum(len(topic.subscribers) for topic in node.hub.topics.values()),
+            num_channels=len(node.hub.topics),
+            uptime=int(node.clock() - node.started_at),
+        )
+
+
+def _join(client: Client, operation: Subscribe, subscription: Subscription) -> asyncio.Future[None]:
+    """Subscribe one client; done when it is, or can't be."""
+    joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: CommandError | None) -> None:
+        if error is None:
+            data = None if operation.data is None else bytes(operation.data)
+            client.send(replies.subscribe_push(operation.channel, data))
+        elif error.code is ErrorCode.INTERNAL:
+            # it can't be had now; a client that comes back is better than one that waits for nothing
+            client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
+        if not joined.done():
+            joined.set_result(None)
+
+    client.attach(operation.channel, subscription, done)
+    return joined

@@ -1,0 +1,219 @@
+"""What nodes say to each other: that they are there, and what concerns the clients of all of them.
+
+Membership is by heartbeat, so that a question to all nodes knows whom to wait for, and can name who did not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from nats.aio.msg import Msg
+
+from broker.relay.connection import NatsConnection, RelayError, describe
+from broker.relay.subjects import Subjects
+
+logger = logging.getLogger(__name__)
+
+HELLO_SECONDS = 2.0
+GONE_SECONDS = 7.0
+"""A node unheard for so long is taken for dead: three heartbeats lost, and some slack."""
+ANSWER_SECONDS = 2.0
+
+Handler = Callable[[str, bytes], Awaitable[bytes]]
+"""Does an operation on this node: its name and its arguments in JSON; the result in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node."""
+
+    uid: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a question to all other nodes brought."""
+
+    answers: list[bytes] = field(default_factory=list)
+    unanswered: list[Peer] = field(default_factory=list)
+
+
+class _Hello(msgspec.Struct):
+    uid: str
+    name: str
+    ask: bool = False
+    bye: bool = False
+
+
+class _Request(msgspec.Struct):
+    id: int
+    uid: str
+    operation: str
+    arguments: msgspec.Raw
+
+
+class _Answer(msgspec.Struct):
+    id: int
+    uid: str
+    result: msgspec.Raw
+
+
+class _Question:
+    __slots__ = ("answers", "done", "missing")
+
+    def __init__(self, missing: dict[str, Peer]) -> None:
+        self.missing = missing
+        self.answers: list[bytes] = []
+        self.done = asyncio.Event()
+
+
+_encode = msgspec.json.encode
+_decode_hello = msgspec.json.Decoder(_Hello).decode
+_decode_request = msgspec.json.Decoder(_Request).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class ControlBus:
+    """Joins this node to the others.
+
+    Args:
+        connection: to NATS.
+        subjects: how subjects are named.
+        me: this node.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        subjects: Subjects,
+        me: Peer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._me = me
+        self.handle: Handler | None = None
+        """Does what another node asks; to be set before `start`."""
+        self._clock = clock
+        self._peers: dict[str, tuple[Peer, float]] = {}
+        self._questions: dict[int, _Question] = {}
+        self._ids = itertools.count(1)
+        self._next_hello = 0.0
+        self._working: set[asyncio.Task[None]] = set()
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The other nodes that are alive, as far as this one has heard."""
+        return [peer for peer, _ in self._peers.values()]
+
+    def start(self) -> None:
+        for subject, sink in (
+            (self._subjects.hello, self._on_hello),
+            (self._subjects.requests, self._on_request),
+            (self._subjects.answers(self._me.uid), self._on_answer),
+        ):
+            # made with the connection, whenever that comes
+            self._connection.subscribe(subject, sink).add_done_callback(lambda future: future.exception())
+
+    def connected(self) -> None:
+        """The connection to NATS is there (again): everybody may have changed meanwhile."""
+        now = self._clock()
+        self._peers = {uid: (peer, now) for uid, (peer, _) in self._peers.items()}
+        self._say_hello(ask=True)
+
+    def tick(self) -> None:
+        """Heartbeat and funerals. Call it about every second."""
+        if not self._connection.connected:
+            return
+        now = self._clock()
+        if now >= self._next_hello:
+            self._say_hello()
+        for uid, (peer, heard) in tuple(self._peers.items()):
+            if now - heard > GONE_SECONDS:
+                del self._peers[uid]
+                logger.warning("node %s (%s) is gone", peer.name, uid)
+
+    def leave(self) -> None:
+        """Tell the others that this node ends."""
+        self._say_hello(bye=True)
+
+    def _say_hello(self, *, ask: bool = False, bye: bool = False) -> None:
+        self._next_hello = self._clock() + HELLO_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter
+        self._connection.send(self._subjects.hello, _encode(_Hello(self._me.uid, self._me.name, ask, bye)))
+
+    def _on_hello(self, message: Msg) -> None:
+        hello = _decode_hello(message.data)
+        if hello.uid == self._me.uid:
+            return
+        if hello.bye:
+            self._peers.pop(hello.uid, None)
+            for question in self._questions.values():
+                self._settle(question, hello.uid)
+            return
+        if hello.uid not in self._peers:
+            logger.info("node %s (%s) is there", hello.name, hello.uid)
+        self._peers[hello.uid] = (Peer(hello.uid, hello.name), self._clock())
+        if hello.ask:
+            self._say_hello()
+
+    async def ask(self, operation: str, arguments: bytes) -> Gathered:
+        """Ask all other nodes to do something, and wait for their answers, at most ANSWER_SECONDS.
+
+        Raises:
+            RelayError: the question could not be asked.
+        """
+        ident = next(self._ids)
+        question = _Question({peer.uid: peer for peer in self.peers})
+        if not question.missing and self._connection.connected:
+            return Gathered()
+        self._questions[ident] = question
+        try:
+            request = _Request(ident, self._me.uid, operation, msgspec.Raw(arguments))
+            await self._connection.publish(self._subjects.requests, _encode(request))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await question.done.wait()
+        except TimeoutError:
+            pass  # who is missing is part of the answer
+        finally:
+            del self._questions[ident]
+        return Gathered(question.answers, list(question.missing.values()))
+
+    def _on_request(self, message: Msg) -> None:
+        request = _decode_request(message.data)
+        if request.uid != self._me.uid:
+            task = asyncio.create_task(self._answer(request))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+
+    async def _answer(self, request: _Request) -> None:
+        try:
+            assert self.handle is not None  # noqa: S101 - set before anything is received
+            result = await self.handle(request.operation, bytes(request.arguments))
+            answer = _Answer(request.id, self._me.uid, msgspec.Raw(result))
+            await self._connection.publish(self._subjects.answers(request.uid), _encode(answer))
+        except RelayError as error:
+            logger.warning("%s for node %s: %s", request.operation, request.uid, describe(error))
+        except Exception:
+            # the one who asked names us as missing
+            logger.exception("%s for node %s failed", request.operation, request.uid)
+
+    def _on_answer(self, message: Msg) -> None:
+        answer = _decode_answer(message.data)
+        question = self._questions.get(answer.id)
+        if question is not None:
+            question.answers.append(bytes(answer.result))
+            self._settle(question, answer.uid)
+
+    @staticmethod
+    def _settle(question: _Question, uid: str) -> None:
+        question.missing.pop(uid, None)
+        if not question.missing:
+            question.done.set()

@@ -1,0 +1,97 @@
+"""Live topics: at most once, through core NATS.
+
+A node holds one NATS subscription for each topic with subscribers here, however many they are. The first subscriber
+makes it, the last one's leaving ends it some seconds later, so that a reloaded page does not churn interest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from nats.aio.msg import Msg
+
+from broker.relay.connection import NatsConnection
+from broker.relay.subjects import Subjects
+
+LINGER_SECONDS = 5.0
+
+
+class _Interest:
+    __slots__ = ("confirmed", "subject")
+
+    def __init__(self, subject: str, confirmed: asyncio.Future[None]) -> None:
+        self.subject = subject
+        self.confirmed = confirmed
+
+
+class LiveRelay:
+    """Carries live topics between this node and NATS.
+
+    Args:
+        connection: to NATS.
+        subjects: how subjects are named.
+        deliver: takes a topic's name and each message of it that NATS brings.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        subjects: Subjects,
+        deliver: Callable[[str, Msg], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._deliver = deliver
+        self._clock = clock
+        self._interests: dict[str, _Interest] = {}
+        self._leaving: dict[str, float] = {}
+
+    def publish(self, policy: str, topic: str, data: bytes, headers: Mapping[str, str] | None) -> asyncio.Future[None]:
+        """Hand a message to NATS; see `NatsConnection.publish`."""
+        return self._connection.publish(self._subjects.live(policy, topic), data, headers)
+
+    def want(self, policy: str, topic: str) -> asyncio.Future[None] | None:
+        """A subscriber wants a topic's messages from now on.
+
+        Returns:
+            None when NATS has the interest already; else done when it has, so that nothing published after that is
+            missed. Everybody who comes meanwhile waits for the same future.
+        """
+        self._leaving.pop(topic, None)
+        interest = self._interests.get(topic)
+        if interest is None:
+            subject = self._subjects.live(policy, topic)
+            confirmed = self._connection.subscribe(subject, partial(self._deliver, topic))
+            confirmed.add_done_callback(partial(self._confirmed, topic))
+            interest = self._interests[topic] = _Interest(subject, confirmed)
+        return None if _succeeded(interest.confirmed) else interest.confirmed
+
+    def _confirmed(self, topic: str, confirmed: asyncio.Future[None]) -> None:
+        interest = self._interests.get(topic)
+        if interest is not None and interest.confirmed is confirmed and not _succeeded(confirmed):
+            # whoever waited is told and may ask again; then it is made anew
+            del self._interests[topic]
+            self._connection.unsubscribe(interest.subject)
+
+    def release(self, topic: str) -> None:
+        """Nobody here wants a topic any more."""
+        if topic in self._interests:
+            self._leaving[topic] = self._clock() + LINGER_SECONDS
+
+    def sweep(self) -> None:
+        """Drop the interests that have lingered long enough. Call it about every second."""
+        now = self._clock()
+        while self._leaving:
+            topic, when = next(iter(self._leaving.items()))  # in the order of release, so the first is the earliest
+            if when > now:
+                return
+            del self._leaving[topic]
+            self._connection.unsubscribe(self._interests.pop(topic).subject)
+
+
+def _succeeded(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

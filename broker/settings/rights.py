@@ -1,0 +1,178 @@
+"""The sections that say who may do what: tokens, API keys, and the policies of topics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from broker.core.permissions import Access
+from broker.settings.mistakes import Finding, Findings
+from broker.settings.sections import Section
+from broker.settings.values import (
+    ApiSecret,
+    Between,
+    Bytes,
+    Count,
+    HttpUrl,
+    KeyName,
+    KeyOrHash,
+    LongSeconds,
+    PatternText,
+    PersonalTopic,
+    PolicyName,
+    PublicKey,
+    Rate,
+    Secret,
+    Switch,
+    Text,
+    Whole,
+)
+
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+ApiMethod = Literal[
+    "publish",
+    "broadcast",
+    "subscribe",
+    "unsubscribe",
+    "disconnect",
+    "refresh",
+    "presence",
+    "presence_stats",
+    "history",
+    "history_remove",
+    "channels",
+    "info",
+    "batch",
+]
+Overflow = Literal["disconnect", "drop_oldest", "drop_newest", "conflate", "catch_up"]
+Readers = Literal["subscribers", "nobody", "granted", "authenticated", "anyone"]
+
+
+class Auth(Section):
+    """Whose tokens are believed. Tokens are JWTs; see the contract for their claims."""
+
+    hmac_secret: Secret | None = None
+    """The secret that HS256, HS384 and HS512 tokens are signed with."""
+    public_keys: tuple[PublicKey, ...] = ()
+    """The keys that other tokens are verified with: each a PEM text, a JWK or JWK set as JSON, or the path of a file
+    that holds one of them."""
+    jwks_url: HttpUrl | None = None
+    """Where to fetch a JWK set from, again and again."""
+    algorithms: tuple[Algorithm, ...] = ()
+    """The algorithms that tokens may use; with none, all that fit the keys."""
+    audience: Text | None = None
+    """What a token's `aud` must name; without it, tokens with an `aud` are not checked for it."""
+    issuer: Text | None = None
+    """What a token's `iss` must be."""
+    leeway_seconds: Annotated[float, Between(300, "a leeway in seconds")] = 30.0
+    """How far the clocks of token makers may be off, in seconds."""
+    anonymous: Switch = False
+    """Whether clients may connect without a token."""
+    user_claim: Text = "sub"
+    """The claim that names the user."""
+    require_exp: Switch = True
+    """Whether tokens that never expire are refused."""
+    minimum_secret_bytes: Annotated[int, Whole(1, 1024, "a number of bytes")] = 32
+    """The fewest bytes (of UTF-8) `hmac_secret` may have. RFC 7518 asks for 32 with HS256; less can be guessed."""
+    personal_topic: PersonalTopic = ""
+    """Each user's own topic, which the server subscribes for them, with `{sub}` for the user: `#{sub}`. Empty: none."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Auth:
+        findings = []
+        if self.hmac_secret is not None:
+            size = len(self.hmac_secret.get_secret_value().encode())
+            if size < self.minimum_secret_bytes:
+                text = f"has {size} bytes, which can be guessed; give at least {self.minimum_secret_bytes}"
+                findings.append(Finding(("hmac_secret",), ("minimum_secret_bytes",), text=text))
+        return Findings.none_in(findings, self)
+
+
+class KeyEntry(Section):
+    """A key for the HTTP API with some of the rights."""
+
+    key: Annotated[KeyOrHash, Field(examples=["sha256:" + 64 * "0"])]
+    """The key itself, or `sha256:` and the 64 hexadecimal digits of its SHA-256."""
+    name: Annotated[KeyName, Field(examples=["billing"])]
+    """What logs and metrics call the key."""
+    methods: tuple[ApiMethod, ...] = ()
+    """The methods the key may call; with none, all."""
+    topics: tuple[PatternText, ...] = ()
+    """Patterns of the topics the key may name; with none, all."""
+    publish_rate: Rate | None = None
+    """The most publications per second with this key."""
+
+    def digest(self) -> str:
+        """The key's SHA-256 in lower-case hexadecimal digits, in whichever form it was given."""
+        text = self.key.get_secret_value()
+        return text.removeprefix("sha256:") if text.startswith("sha256:") else hashlib.sha256(text.encode()).hexdigest()
+
+
+class Api(Section):
+    """Who may use the HTTP API. Without any key, nobody."""
+
+    key: ApiSecret | None = None
+    """A key with all rights."""
+    keys: tuple[KeyEntry, ...] = ()
+    """Keys with some of the rights."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Api:
+        names = unique([entry.name for entry in self.keys], ("keys",), "name", "{!r} already names another key")
+        digests = unique([entry.digest() for entry in self.keys], ("keys",), "key", "is also another entry's key")
+        return Findings.none_in(names + digests, self)
+
+
+class PolicyEntry(Section):
+    """A policy: what is true of the topics that match it. A topic belongs to the first policy that matches."""
+
+    name: Annotated[PolicyName, Field(examples=["chat"])]
+    """The policy's name, which is part of the NATS subjects."""
+    match: Annotated[tuple[PatternText, ...], Field(min_length=1, examples=[["chat.>", "room:*"]])]
+    """Patterns of the topics it is for: `*` is one token, `>` the rest; `name:*` is all that begins with `name:`."""
+    durable: Switch = False
+    """Whether publications are stored before they are acknowledged."""
+    history_messages: Count | None = None
+    """The most publications kept per topic."""
+    history_seconds: LongSeconds | None = None
+    """How long publications are kept, in seconds."""
+    history_bytes: Bytes | None = None
+    """The most bytes kept for all topics of the policy."""
+    recovery: Literal["stream", "latest"] | None = None
+    """What a client that comes back gets: all it missed (`stream`), or only the newest (`latest`)."""
+    presence: Switch = False
+    """Whether it can be asked who is subscribed."""
+    join_leave: Switch = False
+    """Whether subscribers are told who comes and goes."""
+    subscribe: Access = Access.GRANTED
+    """Who may subscribe: `nobody`, `granted` (by token only), `authenticated` (any user) or `anyone`."""
+    publish: Access = Access.GRANTED
+    """Who may publish from a client; the same four."""
+    read: Readers = "subscribers"
+    """Who may ask for presence and history: `subscribers`, or one of the four."""
+    overflow: Overflow = "disconnect"
+    """What happens to a connection that reads too slowly."""
+    conflate_key: Text | None = None
+    """With `overflow = "conflate"`: the member of the data by which a newer publication replaces a waiting one."""
+    message_bytes: Annotated[int, Whole(1, 67_108_864, "a number of bytes")] | None = None
+    """The most bytes of a publication's data, at most `limits.message_bytes`, which holds without it."""
+    publish_rate: Rate | None = None
+    """The most publications per second and topic."""
+    idempotency_seconds: LongSeconds | None = None
+    """For how many seconds a second publication with the same idempotency key is dropped."""
+
+
+def unique(values: Sequence[str], path: tuple[str, ...], member: str, text: str) -> list[Finding]:
+    """Complains about every entry of a list whose `member` an earlier entry has already."""
+    return [
+        Finding(
+            (*path, at, member), (*path, values.index(value), member), text=f"{text.format(value)}; give each its own"
+        )
+        for at, value in enumerate(values)
+        if values.index(value) < at
+    ]

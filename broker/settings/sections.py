@@ -1,0 +1,209 @@
+"""The sections of the settings. Every name's text here is also its description in the JSON Schema.
+
+What two names of one section say together is checked once each of them is sound by itself; see `Findings`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from broker.settings.mistakes import Finding, Findings
+from broker.settings.values import (
+    EMBEDDED,
+    Between,
+    Bytes,
+    Count,
+    Delay,
+    Directory,
+    Host,
+    HttpUrl,
+    LongSeconds,
+    NatsUrl,
+    Origin,
+    Port,
+    Prefix,
+    Rate,
+    ReadableFile,
+    Replicas,
+    Seconds,
+    Secret,
+    Text,
+    Whole,
+)
+
+
+class Section(BaseModel):
+    # validation errors of settings made by hand must not quote secrets either
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=True
+    )
+
+
+def pair(section: Section, one: str, other: str) -> list[Finding]:
+    """Complains when only one of two names is given that mean nothing alone."""
+    given = [name for name in (one, other) if getattr(section, name) is not None]
+    if len(given) != 1:
+        return []
+    (absent,) = {one, other} - set(given)
+    return [Finding((given[0],), (absent,), text=f"is given without {absent}; give both or neither")]
+
+
+class Http(Section):
+    """Where the node listens, and whom it answers."""
+
+    host: Host = "0.0.0.0"  # noqa: S104 - in a container, whatever is reachable is decided outside it
+    """The address or name to listen on."""
+    port: Port = 8000
+    """The port to listen on; 0 takes any that is free."""
+    internal_port: Port | None = None
+    """When given, `/api`, `/metrics`, `/health` and the console are served on this port and no longer on `port`."""
+    allowed_origins: tuple[Origin, ...] = ()
+    """The Origins whose pages may connect: `https://app.example.com`, `https://*.example.com`, or `*` for all. With
+    none, only requests without an Origin and those whose Origin is the request's own host."""
+    tls_cert: ReadableFile | None = None
+    """A PEM file with the certificate and its chain; with `tls_key` the node speaks TLS itself."""
+    tls_key: ReadableFile | None = None
+    """A PEM file with the private key of `tls_cert`."""
+    trusted_proxies: tuple[Text, ...] = ()
+    """The proxies, as addresses or networks, whose `X-Forwarded-For` is believed."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Http:
+        findings = pair(self, "tls_cert", "tls_key")
+        if self.internal_port and self.internal_port == self.port:
+            findings.append(Finding(("internal_port",), ("port",), text="is the same as port; give another one"))
+        return Findings.none_in(findings, self)
+
+
+class Nats(Section):
+    """How the nodes reach each other."""
+
+    url: NatsUrl = "nats://127.0.0.1:4222"
+    """The NATS servers: URLs with `nats://`, `tls://`, `ws://` or `wss://`, commas between them; or `embedded`, which
+    starts a server as a child of this node, for a single node."""
+    prefix: Prefix = "broker"
+    """What the subjects and streams begin with; brokers that share a NATS must differ in it."""
+    credentials_file: ReadableFile | None = None
+    """A `.creds` file (JWT and nkey) to sign in with."""
+    nkey_file: ReadableFile | None = None
+    """A file with the nkey seed to sign in with."""
+    user: Text | None = None
+    """The user to sign in as, together with `password`."""
+    password: Secret | None = None
+    """The password of `user`."""
+    token: Secret | None = None
+    """The token to sign in with."""
+    tls_ca: ReadableFile | None = None
+    """A PEM file with the authorities that may vouch for the servers; without it, the system's."""
+    tls_cert: ReadableFile | None = None
+    """A PEM file with the certificate to show to the servers."""
+    tls_key: ReadableFile | None = None
+    """A PEM file with the private key of `tls_cert`."""
+    replicas: Replicas = 1
+    """How many servers keep each stream; 1, 3 or 5."""
+    data_dir: Directory = Path("broker-data")
+    """Where the embedded server stores its streams; made when it is absent."""
+
+    @property
+    def embedded(self) -> bool:
+        return self.url == EMBEDDED
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The URLs, one by one; none when the server is embedded."""
+        return () if self.embedded else tuple(self.url.split(","))
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Nats:
+        findings = pair(self, "tls_cert", "tls_key") + pair(self, "user", "password")
+        ways = [name for name in ("credentials_file", "nkey_file", "token", "user") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            paths = [(name,) for name in ways]
+            findings.append(Finding(*paths, text=f"{', '.join(ways)} are all given; sign in to NATS one way only"))
+        return Findings.none_in(findings, self)
+
+
+class Limits(Section):
+    """What one node takes, and what one connection may do."""
+
+    max_connections: Count | None = None
+    """The most connections of this node; without it, no limit."""
+    connections_per_second: Rate | None = None
+    """The most new connections per second of this node; without it, no limit."""
+    topics_per_connection: Count = 128
+    """The most topics one connection may be subscribed to at a time."""
+    message_bytes: Annotated[int, Whole(64, 67_108_864, "a number of bytes")] = 65_536
+    """The most bytes of a whole WebSocket message, and of a publication's data over HTTP."""
+    command_rate: Rate | None = None
+    """The most commands per second of one connection; without it, no limit."""
+    queue_bytes: Bytes = 1_048_576
+    """The most bytes that may wait for one connection that reads too slowly."""
+    queue_age_seconds: Seconds = 30.0
+    """How long, in seconds, a message may wait for one connection that reads too slowly."""
+    node_queue_bytes: Bytes | None = None
+    """The most bytes that may wait for all connections of this node together; without it, no limit."""
+    publish_rate: Rate | None = None
+    """The most publications per second of one connection; without it, no limit."""
+    handshake_seconds: Seconds = 10.0
+    """How long, in seconds, a client may take to complete the WebSocket handshake."""
+    connect_seconds: Seconds = 10.0
+    """How long, in seconds, a client may take from the handshake to its connect command."""
+    header_bytes: Annotated[int, Whole(1024, 1_048_576, "a number of bytes")] = 16_384
+    """The most bytes of a request's line and headers."""
+    http_body_bytes: Annotated[int, Whole(1024, 1_073_741_824, "a number of bytes")] = 8_388_608
+    """The most bytes of an API request's body, which may hold many publications (`batch`, `broadcast`)."""
+
+
+class Drain(Section):
+    """How a node that is told to end lets its connections go."""
+
+    delay_seconds: Delay = 0.0
+    """How long, in seconds, to wait between refusing new connections and closing the first, so that load balancers
+    notice."""
+    rate_per_second: Rate = 500.0
+    """How many connections are closed per second."""
+    timeout_seconds: Seconds = 30.0
+    """After how many seconds the node ends even if connections are left."""
+    max_connection_age_seconds: LongSeconds | None = None
+    """After how many seconds, more or less, a connection is asked to reconnect; without it, never."""
+
+
+class Ping(Section):
+    """How dead connections are found, and idle ones kept open in between."""
+
+    interval_seconds: Seconds = 25.0
+    """How often, in seconds, a client is pinged. Proxies that close idle connections must be slower than this."""
+    pong_timeout_seconds: Seconds = 8.0
+    """How long, in seconds, a client may take to answer a ping; less than `interval_seconds`."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Ping:
+        findings = []
+        if self.pong_timeout_seconds >= self.interval_seconds:
+            text = (
+                f"pong_timeout_seconds ({self.pong_timeout_seconds:g}) must be less than "
+                f"interval_seconds ({self.interval_seconds:g})"
+            )
+            findings.append(Finding(("pong_timeout_seconds",), ("interval_seconds",), text=text))
+        return Findings.none_in(findings, self)
+
+
+class Log(Section):
+    """What the node says about itself, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is said."""
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` (one object a line) for machines."""
+
+
+class Telemetry(Section):
+    """Traces."""
+
+    otlp_endpoint: HttpUrl | None = None
+    """Where to send traces to, with OTLP."""
+    sample_ratio: Annotated[float, Between(1, "a ratio")] | None = None
+    """Which part of the traces is sent, from 0 to 1."""

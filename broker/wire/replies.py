@@ -1,0 +1,117 @@
+"""Replies and pushes that clients get, as JSON lines without the frame around them.
+
+Zero values are left out. Source: https://centrifugal.dev/docs/transports/client_protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from broker.core.message import ClientInfo, Publication
+from broker.wire.codes import CommandError
+
+PING = b"{}"
+
+_encode = msgspec.json.encode
+
+
+class Info(msgspec.Struct, omit_defaults=True):
+    """ClientInfo on the wire."""
+
+    user: str
+    client: str
+    conn_info: msgspec.Raw | None = None
+    chan_info: msgspec.Raw | None = None
+
+
+class SubscribeResult(msgspec.Struct, omit_defaults=True):
+    expires: bool = False
+    ttl: int = 0
+    recoverable: bool = False
+    epoch: str = ""
+    recovered: bool = False
+    offset: int = 0
+    positioned: bool = False
+    data: msgspec.Raw | None = None
+    was_recovering: bool = False
+
+
+class ConnectResult(msgspec.Struct, omit_defaults=True):
+    client: str
+    version: str
+    expires: bool = False
+    ttl: int = 0
+    data: msgspec.Raw | None = None
+    subs: Mapping[str, SubscribeResult] = {}
+    ping: int = 0
+    pong: bool = False
+    node: str = ""
+
+
+class RefreshResult(msgspec.Struct, omit_defaults=True):
+    client: str
+    version: str
+    expires: bool = False
+    ttl: int = 0
+
+
+class SubRefreshResult(msgspec.Struct, omit_defaults=True):
+    expires: bool = False
+    ttl: int = 0
+
+
+class Empty(msgspec.Struct):
+    pass
+
+
+EMPTY = Empty()
+Result = ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | Empty
+
+
+def raw(value: bytes | None) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(value)
+
+
+def reply(ident: int, method: str, result: Result) -> bytes:
+    return b'{"id":%d,"%b":%b}' % (ident, method.encode(), _encode(result))
+
+
+def error_reply(ident: int, error: CommandError) -> bytes:
+    temporary = b',"temporary":true' if error.code.temporary else b""
+    return b'{"id":%d,"error":{"code":%d,"message":%b%b}}' % (ident, error.code, _encode(error.message), temporary)
+
+
+def client_info(info: ClientInfo) -> Info:
+    return Info(info.user, info.client, raw(info.conn_info), raw(info.chan_info))
+
+
+def _push(topic: str, kind: bytes, body: bytes) -> bytes:
+    return b'{"push":{"channel":%b,"%b":%b}}' % (_encode(topic), kind, body)
+
+
+def publication_head(topic: str) -> bytes:
+    """What every publication of a topic begins with; made once a topic."""
+    return b'{"push":{"channel":%b,"pub":{"data":' % _encode(topic)
+
+
+def publication_push(head: bytes, publication: Publication) -> bytes:
+    """A publication's push, its data copied as it came."""
+    if publication.info is None and not publication.tags:
+        return b"%b%b}}}" % (head, publication.data)
+    info = b',"info":' + _encode(client_info(publication.info)) if publication.info else b""
+    tags = b',"tags":' + _encode(publication.tags) if publication.tags else b""
+    return b"%b%b%b%b}}}" % (head, publication.data, info, tags)
+
+
+def subscribe_push(topic: str, data: bytes | None) -> bytes:
+    return _push(topic, b"subscribe", b"{}" if data is None else b'{"data":%b}' % data)
+
+
+def unsubscribe_push(topic: str, code: int, reason: str) -> bytes:
+    return _push(topic, b"unsubscribe", b'{"code":%d,"reason":%b}' % (code, _encode(reason)))
+
+
+def refresh_push(*, expires: bool, ttl: int) -> bytes:
+    return b'{"push":{"refresh":%b}}' % _encode(SubRefreshResult(expires, ttl))
