@@ -26,6 +26,7 @@ from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.metrics import Metrics
 from broker.relay.connection import (
+    Confirmation,
     NatsConnection,
     NatsOptions,
     RelayError,
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SLICE_WRITES = 512
-"""Subscribers served in one turn of the event loop: some 3 to 5 ms of writes."""
+SLICE_WRITES = 128
+"""Subscribers served in one turn of the event loop: about a millisecond of writes. What else there is to do takes
+several turns, a publisher's answer for example, and must not wait for a large fan-out in each of them."""
 TICK_SECONDS = 0.1
 _KNOWN_TOPICS = 65_536
 
@@ -216,7 +218,7 @@ class Node:
             self._located[topic] = found
         return found
 
-    def want(self, policy: TopicPolicy, topic: str) -> asyncio.Future[None] | None:
+    def want(self, policy: TopicPolicy, topic: str) -> Confirmation | None:
         """See `LiveRelay.want`. The subscriber is to be in the hub before anything is awaited."""
         return self._live.want(policy.name, topic)
 
@@ -225,12 +227,10 @@ class Node:
             self._live.release(topic)
 
     @staticmethod
-    def when_wanted(
-        waiting: asyncio.Future[None], topic: Topic, settled: Callable[[CommandError | None], None]
-    ) -> None:
+    def when_wanted(waiting: Confirmation, topic: Topic, settled: Callable[[CommandError | None], None]) -> None:
         """Call `settled` when the interest that `want` returned is there, and what has come already is delivered."""
 
-        def done(future: asyncio.Future[None]) -> None:
+        def done(future: Confirmation) -> None:
             if future.cancelled() or future.exception() is not None:
                 settled(CommandError(ErrorCode.INTERNAL, "NATS can't be reached; try again"))
             else:
@@ -250,7 +250,7 @@ class Node:
         tags: Mapping[str, str] | None = None,
         source: str,
         field: str = "data",
-    ) -> CommandError | asyncio.Future[None]:
+    ) -> CommandError | Confirmation:
         """Hand a publication to NATS.
 
         Args:
@@ -279,7 +279,7 @@ class Node:
             self.metrics.published.labels(policy.name, source, "unavailable").inc()
             return CommandError(ErrorCode.INTERNAL, f"{error}; nothing was published, try again")
 
-        def count(future: asyncio.Future[None]) -> None:
+        def count(future: Confirmation) -> None:
             result = "unknown" if future.cancelled() or future.exception() else "ok"
             self.metrics.published.labels(policy.name, source, result).inc()
 
@@ -287,7 +287,7 @@ class Node:
         return accepted
 
     @staticmethod
-    def publish_error(outcome: asyncio.Future[None]) -> CommandError | None:
+    def publish_error(outcome: Confirmation) -> CommandError | None:
         """What to say of a finished publish that failed."""
         if outcome.cancelled() or outcome.exception() is not None:
             return CommandError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from broker.operations import (
     Subscribe,
     Unsubscribe,
 )
-from broker.relay.connection import RelayError
+from broker.relay.connection import Confirmation, RelayError, confirmed
 from broker.relay.control import Peer
 from broker.wire.codes import REASON_BYTES, CloseCode, CommandError, ErrorCode
 from broker.wire.commands import describe
@@ -70,13 +71,16 @@ async def publish(call: Call, request: requests.Publish) -> Outcome:
     accepted = _publish(call, request.channel, request)
     if isinstance(accepted, CommandError):
         return accepted
-    await asyncio.wait((accepted,))
-    return call.backend.node.publish_error(accepted) or EMPTY
+    return await _settled(call, accepted) or EMPTY
 
 
-def _publish(
-    call: Call, topic: str, request: requests.Publish | requests.Broadcast
-) -> CommandError | asyncio.Future[None]:
+async def _settled(call: Call, accepted: Confirmation) -> CommandError | None:
+    with suppress(RelayError):
+        await confirmed(accepted)
+    return call.backend.node.publish_error(accepted)
+
+
+def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadcast) -> CommandError | Confirmation:
     node = call.backend.node
     policy = node.locate(topic)
     if isinstance(policy, CommandError):
@@ -95,10 +99,7 @@ async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
         return _bad("channels: must name one topic at least")
     # all are handed over before the first is waited for, so that they share the way to NATS and back
     started = [_publish(call, topic, request) for topic in request.channels]
-    waiting = [one for one in started if not isinstance(one, CommandError)]
-    if waiting:
-        await asyncio.wait(waiting)
-    outcomes = [one if isinstance(one, CommandError) else call.backend.node.publish_error(one) for one in started]
+    outcomes = [one if isinstance(one, CommandError) else await _settled(call, one) for one in started]
     responses = b",".join(b'{"result":{}}' if error is None else error_json(error) for error in outcomes)
     return b'{"responses":[%b]}' % responses
 

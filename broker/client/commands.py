@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, T
 from broker.core.permissions import Access, Action
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
+from broker.relay.connection import Confirmation
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 from broker.wire.payload import one_line
@@ -243,7 +243,7 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
         return
     client.publishing()
 
-    def confirmed(future: asyncio.Future[None]) -> None:
+    def confirmed(future: Confirmation) -> None:
         error = client.node.publish_error(future)
 
         def answer() -> None:

@@ -1,11 +1,11 @@
-"""The connection to NATS: one life after another, each by a nats-py client of its own.
+"""The connection to NATS: one life after another, each by a client of its own.
 
 nats-py's own reconnect is off. A lost connection, a client that closed itself for good after an -ERR, a read loop that
 died unseen and a server that went silent all end the same way here: this life ends, and the next one begins with all
 subscriptions made again. That is the only path back, so it is the one that is tested.
 
-What is handed to NATS counts as accepted when a PONG comes back for a PING sent after it. Publishes share PINGs: while
-one is on its way, all that comes in meanwhile waits for the next.
+What is handed to NATS counts as accepted when a PONG comes back for a PING sent after it. All that one turn of the
+event loop sends shares a PING.
 """
 
 from __future__ import annotations
@@ -17,19 +17,12 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
-import nats
-import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
+from broker.relay.client import RelayClient, Sink
 
 logger = logging.getLogger(__name__)
-
-Sink = Callable[[Msg], None]
-"""Takes a message, at once and without waiting. It is called from the client's read loop."""
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -39,8 +32,8 @@ CLOSE_SECONDS = 1.0
 BACKOFF_SECONDS = (0.1, 5.0)
 """The first and the longest wait before another attempt; each is a random part of its bound ("full jitter")."""
 HEADER_OVERHEAD_BYTES = 16
-OUTBOX_MESSAGES = 65_536
-OUTBOX_BYTES = 64 * 1024 * 1024
+UNCONFIRMED_BYTES = 64 * 1024 * 1024
+"""What may be on its way to NATS; beyond that it does not keep up."""
 
 
 class RelayError(Exception):
@@ -75,32 +68,8 @@ class NatsOptions:
     tls_key: str | None = None
 
 
-class _Dispatch:
-    """A sink in the shape of the future that `Client.subscribe` takes.
-
-    nats-py hands a message to a subscription's future from its read loop, without the queue and the task that each
-    callback subscription has: 5 KB and two loop turns less, no pending limit at which messages are dropped. What the
-    node cannot take in time stays in the socket, and NATS sees it.
-    """
-
-    __slots__ = ("_sink",)
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Msg) -> None:
-        try:
-            self._sink(message)
-        except Exception:
-            # let through, it would end nats-py's read loop in silence
-            logger.exception("a message from NATS could not be handled")
-
-
-_Operation = tuple[str, bytes | None, Mapping[str, str] | None]
-"""Subject, payload (None: subscribe to the subject, or unsubscribe when nobody wants it any more), headers."""
+Confirmation = asyncio.Future[bool]
+"""Done when NATS has what was sent."""
 
 
 class NatsConnection:
@@ -116,75 +85,107 @@ class NatsConnection:
         self._on_change = on_change
         self._known = list(options.servers)
         self._sinks: dict[str, Sink] = {}
-        self._outbox: list[_Operation] = []
-        self._outbox_bytes = 0
-        self._unsent: list[asyncio.Future[None]] = []
-        self._unconfirmed: list[asyncio.Future[None]] = []
-        self._something_to_send = asyncio.Event()
-        self._something_to_confirm = asyncio.Event()
+        self._numbers: dict[str, int] = {}
+        """The subscriptions of this life, by subject."""
+        self._client: RelayClient | None = None
+        """Set while connected."""
+        self._round: asyncio.Future[bool] | None = None
+        """Shared by all that is sent in this turn of the loop."""
+        self._round_bytes = 0
+        self._unconfirmed: dict[asyncio.Future[bool], int] = {}
+        self._unconfirmed_bytes = 0
         self._ended = asyncio.Event()
-        self.connected = False
         self.max_payload = 1024 * 1024
 
-    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> asyncio.Future[None]:
+    @property
+    def connected(self) -> bool:
+        return self._client is not None
+
+    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Confirmation:
         """Send a message; in order with all that is published and subscribed here.
 
         Returns:
-            Done when NATS has it. Fails with RelayLostError when the connection ends before.
+            Done when NATS has it. Fails with RelayLostError when the connection ends before. Others wait for the same
+            future, so it must not be cancelled; add a callback, or use `confirmed`.
 
         Raises:
             RelayUnavailableError: not connected, or too much waits already. Nothing was sent.
             RelayTooLargeError: beyond the server's `max_payload`. Nothing was sent.
         """
-        if not self.connected:
+        client = self._client
+        if client is None:
             raise RelayUnavailableError("not connected to NATS")
         size = len(payload)
         if headers is not None:
             # a message beyond the limit would make the server end the connection, for all of this node's clients
-            size += HEADER_OVERHEAD_BYTES + sum(len(k) + 4 * len(v) + 4 for k, v in headers.items())
+            size += HEADER_OVERHEAD_BYTES + sum(len(name) + 4 * len(value) + 4 for name, value in headers.items())
         if size > self.max_payload:
             raise RelayTooLargeError(f"{size} bytes with headers, the NATS server takes {self.max_payload}")
-        waiting = len(self._unsent) + len(self._unconfirmed)
-        if waiting >= OUTBOX_MESSAGES or self._outbox_bytes + len(payload) > OUTBOX_BYTES:
+        if self._unconfirmed_bytes + self._round_bytes + size > UNCONFIRMED_BYTES:
             raise RelayUnavailableError("NATS does not keep up")
-        self._outbox_bytes += len(payload)
-        return self._enqueue((subject, payload, headers))
+        client.post(subject, payload, headers)
+        self._round_bytes += size
+        return self._this_round()
 
     def send(self, subject: str, payload: bytes) -> None:
         """Send a message nobody waits for. Without a connection it is not sent."""
         with suppress(RelayUnavailableError):
-            self.publish(subject, payload).add_done_callback(_retrieve)
+            self.publish(subject, payload)
 
-    def subscribe(self, subject: str, sink: Sink) -> asyncio.Future[None]:
+    def subscribe(self, subject: str, sink: Sink) -> Confirmation:
         """Take a subject's messages, over reconnects too, until `unsubscribe`.
 
         Returns:
             Done when NATS has the interest. Without a connection it fails with RelayLostError at once; the interest
-            is kept all the same and made with the next connection.
+            is kept all the same and made with the next connection. As with `publish`, not to be cancelled.
         """
         self._sinks[subject] = sink
-        if not self.connected:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            future.set_exception(RelayLostError("not connected to NATS"))
+        client = self._client
+        if client is None:
+            future: Confirmation = asyncio.get_running_loop().create_future()
+            _fail(future, "not connected to NATS")
             return future
-        return self._enqueue((subject, None, None))
+        self._numbers[subject] = client.post_subscription(subject, sink)
+        return self._this_round()
 
     def unsubscribe(self, subject: str) -> None:
-        if self._sinks.pop(subject, None) is not None and self.connected:
-            self._enqueue((subject, None, None)).add_done_callback(_retrieve)
+        self._sinks.pop(subject, None)
+        number = self._numbers.pop(subject, None)
+        if number is not None and self._client is not None:
+            self._client.post_unsubscription(number)
+            self._this_round()
 
     async def settle(self) -> None:
         """Wait until NATS has all that was sent, as far as there is a connection."""
-        waiting = [*self._unsent, *self._unconfirmed]
-        if waiting:
-            await asyncio.wait(waiting, timeout=CLOSE_SECONDS)
+        if self._client is not None:
+            with suppress(RelayLostError, TimeoutError):
+                await asyncio.wait_for(confirmed(self._this_round()), CLOSE_SECONDS)
 
-    def _enqueue(self, operation: _Operation) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append(operation)
-        self._unsent.append(future)
-        self._something_to_send.set()
-        return future
+    def _this_round(self) -> Confirmation:
+        round_ = self._round
+        if round_ is None:
+            loop = asyncio.get_running_loop()
+            round_ = self._round = loop.create_future()
+            round_.add_done_callback(self._round_done)
+            loop.call_soon(self._end_round, round_)
+        return round_
+
+    def _end_round(self, round_: Confirmation) -> None:
+        if self._round is not round_ or self._client is None:
+            return  # that life has ended
+        self._unconfirmed[round_] = self._round_bytes
+        self._unconfirmed_bytes += self._round_bytes
+        self._round, self._round_bytes = None, 0
+        try:
+            self._client.confirm(round_)
+        except (OSError, RuntimeError) as error:
+            logger.warning("cannot send to NATS: %s", describe(error))
+            self._ended.set()
+
+    def _round_done(self, round_: Confirmation) -> None:
+        self._unconfirmed_bytes -= self._unconfirmed.pop(round_, 0)
+        if not round_.cancelled():
+            round_.exception()  # whoever waits for it looks, too; but perhaps nobody does
 
     async def run(self) -> None:
         """Connect, serve, and begin again when it ends; until cancelled."""
@@ -213,9 +214,9 @@ class NatsConnection:
             logger.warning("lost the connection to NATS")
             random.shuffle(self._known)
 
-    async def _connect(self, server: str) -> Client:
+    async def _connect(self, server: str) -> RelayClient:
         self._ended.clear()
-        client = Client()
+        client = RelayClient()
         options = self._options
         arguments: dict[str, Any] = {
             "servers": [server],
@@ -247,96 +248,45 @@ class NatsConnection:
             raise
         return client
 
-    async def _live(self, client: Client) -> None:
+    async def _live(self, client: RelayClient) -> None:
         """One life: from the subscriptions made again to the connection's end."""
-        subscriptions: dict[str, Subscription] = {}
-        for subject in tuple(self._sinks):
-            await self._settle(client, subscriptions, subject)
-        try:
-            await client.rtt(ANSWER_SECONDS)  # type: ignore[arg-type]
-        except (nats.errors.Error, OSError):
-            return
-        if client.is_closed:
-            return
+        self._numbers = {subject: client.post_subscription(subject, sink) for subject, sink in self._sinks.items()}
+        self._client = client
         self.max_payload = client.max_payload
         self._known = list(dict.fromkeys([*self._options.servers, *_discovered(client, self._options.servers)]))
-        self.connected = True
-        for subject in self._sinks.keys() ^ subscriptions.keys():  # wanted or dropped while the first were made
-            self._enqueue((subject, None, None)).add_done_callback(_retrieve)
-        self._on_change(True)
-        duties = [
-            asyncio.create_task(self._ended.wait()),
-            asyncio.create_task(self._send_all(client, subscriptions)),
-            asyncio.create_task(self._confirm_all(client)),
-            asyncio.create_task(self._watch(client)),
-        ]
+        watching = asyncio.create_task(self._watch())
         try:
-            # whichever ends first, by whatever, is the end of this life
-            await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+            with suppress(RelayLostError):
+                await confirmed(self._this_round())
+                self._on_change(True)
+                await self._ended.wait()
         finally:
-            for duty in duties:
-                duty.cancel()
-            for outcome in await asyncio.gather(*duties, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    logger.warning("NATS: %s", describe(outcome))
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     def _end_life(self) -> None:
-        was_connected, self.connected = self.connected, False
-        lost = self._unsent + self._unconfirmed
-        self._outbox, self._unsent, self._unconfirmed = [], [], []
-        self._outbox_bytes = 0
-        self._something_to_send.clear()
-        self._something_to_confirm.clear()
+        self._client = None
+        self._numbers = {}
+        lost = list(self._unconfirmed)
+        if self._round is not None:
+            lost.append(self._round)
+            self._round, self._round_bytes = None, 0
         for future in lost:
             if not future.done():
-                future.set_exception(RelayLostError("the connection to NATS was lost before it confirmed"))
-        if was_connected:
-            self._on_change(False)
+                _fail(future, "the connection to NATS was lost before it confirmed")
+        self._on_change(False)
 
-    async def _settle(self, client: Client, subscriptions: dict[str, Subscription], subject: str) -> None:
-        """Bring the client's interest in a subject to what is wanted now."""
-        sink = self._sinks.get(subject)
-        if sink is not None and subject not in subscriptions:
-            dispatch = cast("asyncio.Future[Msg]", _Dispatch(sink))
-            subscriptions[subject] = await client.subscribe(subject, future=dispatch)
-        elif sink is None and subject in subscriptions:
-            await subscriptions.pop(subject).unsubscribe()
-
-    async def _send_all(self, client: Client, subscriptions: dict[str, Subscription]) -> None:
+    async def _watch(self) -> None:
+        """Find out that the connection is dead, although nobody is told."""
         while True:
-            await self._something_to_send.wait()
-            self._something_to_send.clear()
-            outbox, self._outbox = self._outbox, []
-            self._unconfirmed += self._unsent
-            self._unsent = []
-            self._outbox_bytes = 0
-            for subject, payload, headers in outbox:
-                if payload is None:
-                    await self._settle(client, subscriptions, subject)
-                else:
-                    await client.publish(subject, payload, headers=dict(headers) if headers else None)
-            self._something_to_confirm.set()
-
-    async def _confirm_all(self, client: Client) -> None:
-        while True:
-            await self._something_to_confirm.wait()
-            self._something_to_confirm.clear()
-            waiting, self._unconfirmed = self._unconfirmed, []
             try:
-                # rtt, not flush: flush returns without a PONG when nats-py's own tasks have died
-                await client.rtt(ANSWER_SECONDS)  # type: ignore[arg-type]
-            except BaseException:
-                self._unconfirmed = waiting + self._unconfirmed
-                raise
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
-
-    async def _watch(self, client: Client) -> None:
-        """Find out that the connection is dead although nobody sends anything."""
-        while True:
+                await asyncio.wait_for(confirmed(self._this_round()), ANSWER_SECONDS)
+            except TimeoutError:
+                logger.warning("NATS has not answered for %g seconds", ANSWER_SECONDS)
+                self._ended.set()
+            except RelayLostError:
+                self._ended.set()
             await asyncio.sleep(WATCHDOG_SECONDS)
-            await client.rtt(ANSWER_SECONDS)  # type: ignore[arg-type]
 
     async def _closed(self) -> None:
         self._ended.set()
@@ -351,17 +301,16 @@ async def _log_error(error: Exception) -> None:
     logger.warning("NATS: %s", describe(error))
 
 
-async def _close(client: Client) -> None:
+async def _close(client: RelayClient) -> None:
     """Close a client, also one whose server has stopped reading."""
     try:
         await asyncio.wait_for(client.close(), CLOSE_SECONDS)
     except Exception as error:  # noqa: BLE001 - it is given up in any case
         logger.debug("closing the NATS client: %s", describe(error))
-        if client._transport is not None:  # noqa: SLF001 - close() hung before it came to that
-            client._transport.close()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        client.cut()
 
 
-def _discovered(client: Client, configured: Sequence[str]) -> list[str]:
+def _discovered(client: RelayClient, configured: Sequence[str]) -> list[str]:
     """Servers that the cluster told of, in the form in which one is configured."""
     scheme = urlsplit(configured[0]).scheme or "nats"
     return [f"{scheme}://{url.netloc}" for url in client.discovered_servers]
@@ -377,7 +326,24 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _retrieve(future: asyncio.Future[None]) -> None:
-    """Nobody waits for this one: its outcome is seen by the connection's own watch."""
-    if not future.cancelled():
-        future.exception()
+def _fail(future: Confirmation, text: str) -> None:
+    future.set_exception(RelayLostError(text))
+    future.exception()  # looked at: that nobody waits for it is no mistake
+
+
+async def confirmed(confirmation: Confirmation) -> None:
+    """Wait for a confirmation, without cancelling it for the others when this is cancelled.
+
+    Raises:
+        RelayLostError: it did not come.
+    """
+    if not confirmation.done():
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(_: Confirmation) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        confirmation.add_done_callback(wake)
+        await waiter
+    confirmation.result()

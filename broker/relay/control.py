@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.relay.connection import NatsConnection, RelayError, describe
+from broker.relay.connection import NatsConnection, RelayError, confirmed, describe
 from broker.relay.subjects import Subjects
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,7 @@ class ControlBus:
             (self._subjects.requests, self._on_request),
             (self._subjects.answers(self._me.uid), self._on_answer),
         ):
-            # made with the connection, whenever that comes
-            self._connection.subscribe(subject, sink).add_done_callback(lambda future: future.exception())
+            self._connection.subscribe(subject, sink)  # made with the connection, whenever that comes
 
     def connected(self) -> None:
         """The connection to NATS is there (again): everybody may have changed meanwhile."""
@@ -177,7 +176,7 @@ class ControlBus:
         self._questions[ident] = question
         try:
             request = _Request(ident, self._me.uid, operation, msgspec.Raw(arguments))
-            await self._connection.publish(self._subjects.requests, _encode(request))
+            await confirmed(self._connection.publish(self._subjects.requests, _encode(request)))
             async with asyncio.timeout(ANSWER_SECONDS):
                 await question.done.wait()
         except TimeoutError:
@@ -198,7 +197,7 @@ class ControlBus:
             assert self.handle is not None  # noqa: S101 - set before anything is received
             result = await self.handle(request.operation, bytes(request.arguments))
             answer = _Answer(request.id, self._me.uid, msgspec.Raw(result))
-            await self._connection.publish(self._subjects.answers(request.uid), _encode(answer))
+            await confirmed(self._connection.publish(self._subjects.answers(request.uid), _encode(answer)))
         except RelayError as error:
             logger.warning("%s for node %s: %s", request.operation, request.uid, describe(error))
         except Exception:

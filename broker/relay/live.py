@@ -6,13 +6,12 @@ makes it, the last one's leaving ends it some seconds later, so that a reloaded 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from nats.aio.msg import Msg
 
-from broker.relay.connection import NatsConnection
+from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.subjects import Subjects
 
 LINGER_SECONDS = 5.0
@@ -21,7 +20,7 @@ LINGER_SECONDS = 5.0
 class _Interest:
     __slots__ = ("confirmed", "subject")
 
-    def __init__(self, subject: str, confirmed: asyncio.Future[None]) -> None:
+    def __init__(self, subject: str, confirmed: Confirmation) -> None:
         self.subject = subject
         self.confirmed = confirmed
 
@@ -50,11 +49,11 @@ class LiveRelay:
         self._interests: dict[str, _Interest] = {}
         self._leaving: dict[str, float] = {}
 
-    def publish(self, policy: str, topic: str, data: bytes, headers: Mapping[str, str] | None) -> asyncio.Future[None]:
+    def publish(self, policy: str, topic: str, data: bytes, headers: Mapping[str, str] | None) -> Confirmation:
         """Hand a message to NATS; see `NatsConnection.publish`."""
         return self._connection.publish(self._subjects.live(policy, topic), data, headers)
 
-    def want(self, policy: str, topic: str) -> asyncio.Future[None] | None:
+    def want(self, policy: str, topic: str) -> Confirmation | None:
         """A subscriber wants a topic's messages from now on.
 
         Returns:
@@ -70,7 +69,7 @@ class LiveRelay:
             interest = self._interests[topic] = _Interest(subject, confirmed)
         return None if _succeeded(interest.confirmed) else interest.confirmed
 
-    def _confirmed(self, topic: str, confirmed: asyncio.Future[None]) -> None:
+    def _confirmed(self, topic: str, confirmed: Confirmation) -> None:
         interest = self._interests.get(topic)
         if interest is not None and interest.confirmed is confirmed and not _succeeded(confirmed):
             # whoever waited is told and may ask again; then it is made anew
@@ -93,5 +92,5 @@ class LiveRelay:
             self._connection.unsubscribe(self._interests.pop(topic).subject)
 
 
-def _succeeded(future: asyncio.Future[None]) -> bool:
+def _succeeded(future: Confirmation) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
