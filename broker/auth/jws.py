@@ -1,6 +1,6 @@
 """The envelope of a token: the compact serialization of a signed JWT (RFC 7515, section 7.1).
 
-The signature itself is PyJWT's business. The envelope is opened here because PyJWT's `decode` looks at each character
+Signatures are PyJWT's business, but for HMAC. The envelope is opened here because PyJWT's `decode` looks at each character
 in Python (a 16 KiB token from a stranger costs it a millisecond), prepares the key at every call, and takes forms
 that a second spelling of the same token could use, such as padded base64.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import binascii
 import re
+from hmac import compare_digest, digest
 
 import msgspec
 
-from broker.auth.ring import ALGORITHMS, KeyRing
+from broker.auth.ring import ALGORITHMS, HASHES, KeyRing, VerificationKey
 
 MAX_TOKEN_BYTES = 16_384
 
@@ -58,14 +59,21 @@ def open_token(token: str, keys: KeyRing) -> str:
     if not candidates:
         raise RefusedError("alg: no key for this algorithm and key id")
     signed, signature = raw[: form.end(2)], _decode_base64(form[3])
-    algorithm = ALGORITHMS[header.alg]
     # the ring has bound every candidate to this algorithm: no key is ever tried as something it is not
-    if not any(algorithm.verify(signed, key.key, signature) for key in candidates):
+    if not any(_verify(header.alg, key, signed, signature) for key in candidates):
         raise RefusedError("signature: does not verify")
     try:
         return _decode_base64(form[2]).decode()
     except UnicodeDecodeError:
         raise RefusedError("payload: not UTF-8") from None
+
+
+def _verify(algorithm: str, key: VerificationKey, signed: bytes, signature: bytes) -> bool:
+    name = HASHES.get(algorithm)
+    if name is not None:
+        # in one call of OpenSSL: a third of what PyJWT's way of building an HMAC object takes
+        return compare_digest(digest(key.key, signed, name), signature)
+    return ALGORITHMS[algorithm].verify(signed, key.key, signature)
 
 
 def _read_header(segment: bytes) -> _Header:

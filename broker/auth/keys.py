@@ -40,8 +40,8 @@ def load_keys(
     JWK set as JSON text, or the path of a file that holds one of those. `algorithms`, when not empty, narrows what
     the keys may be used with. An RSA key serves RS* and PS*, unless that or its JWK's `alg` narrows it.
 
-    A secret serves the HMAC algorithms whose hash is no longer than itself (RFC 7518, section 3.2); only for HS256
-    can `minimum_secret_bytes` ask for less.
+    A secret serves all HMAC algorithms once it has `minimum_secret_bytes`. The 32 of the default are what RFC 7518,
+    section 3.2, asks for HS256; for HS384 and HS512 it wants 48 and 64, which the setting can ask for.
 
     Raises:
         BadKeyError: a private, unknown, weak or unsupported key, or one that no algorithm is left for.

@@ -19,11 +19,13 @@ from jwt.exceptions import InvalidKeyError
 
 MINIMUM_RSA_BITS = 2048
 
-_HMAC = frozenset({"HS256", "HS384", "HS512"})
+HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+"""The hash of each HMAC algorithm, as `hmac` names it."""
+
+_HMAC = frozenset(HASHES)
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _EDDSA = frozenset({"EdDSA"})
-_HASH_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 SUPPORTED = _HMAC | _RSA | frozenset(_CURVES.values()) | _EDDSA
 
@@ -97,9 +99,7 @@ def bind_secret(
         ALGORITHMS["HS256"].prepare_key(secret)
     except InvalidKeyError:
         raise BadKeyError(f"{where}: a public key, certificate or JWK is no secret; list it in public_keys") from None
-    needed = {**_HASH_BYTES, "HS256": minimum_bytes}
-    usable = frozenset(name for name in _HMAC if len(secret) >= needed[name])
-    return VerificationKey(secret, _narrow(where, usable, allowed), kid)
+    return VerificationKey(secret, _narrow(where, _HMAC, allowed), kid)
 
 
 def bind_public_key(where: str, key: object, allowed: frozenset[str], kid: str | None) -> VerificationKey:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -37,7 +38,12 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # as the method it overrides, but for the addresses: uvicorn makes socket objects to learn them
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.client = transport.get_extra_info("peername")
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._await_head()
 
     def _await_head(self) -> None:
