@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
+from prometheus_client import Counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -158,12 +160,11 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
 
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
-    requests = node.metrics.http_requests
     api = ApiEndpoint(
         Backend(node, Operations(node)),
         ApiKeys(_api_keys(settings)),
         body_bytes=settings.limits.http_body_bytes,
-        count=lambda method, status: requests.labels(method, str(status)).inc(),
+        count=_counting(node.metrics.http_requests),
     )
     return [
         Route("/api/{method}", api, methods=["POST"]),
@@ -174,6 +175,16 @@ def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
         Route("/health/startup", health(node, "started", node.reasons_against_startup)),
         Route("/metrics", metrics(node)),
     ]
+
+
+def _counting(requests: Counter) -> Callable[[str, int], None]:
+    """Counts by method and status; a metric's child is looked up once."""
+
+    @cache
+    def child(method: str, status: int) -> Callable[[], None]:
+        return requests.labels(method, str(status)).inc
+
+    return lambda method, status: child(method, status)()
 
 
 def _api_keys(settings: Settings) -> Sequence[tuple[str, ApiKey]]:

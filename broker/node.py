@@ -13,9 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
-
-from nats.aio.msg import Msg
 
 from broker.auth.tokens import TokenVerifier
 from broker.core.frames import text_frame
@@ -97,6 +96,7 @@ class Node:
         self.name = options.name
         self.uid = str(uuid.uuid4())
         self.clock = time.monotonic
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
         self.started_at = self.clock()
         self.tokens = tokens
         self.metrics = metrics
@@ -111,6 +111,9 @@ class Node:
         subjects = Subjects(options.prefix)
         self._live = LiveRelay(self.connection, subjects, self._arrived, self.clock)
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
+        self._counting: Confirmation | None = None
+        self._counts: dict[tuple[str, str], int] = {}
+        self._delivered_of = cache(metrics.delivered.labels)
         self._was_connected = False
         self._fanning_out = False
         self._tick_due = 0.0
@@ -125,7 +128,7 @@ class Node:
         self.control.start()
         self._connecting = asyncio.create_task(self.connection.run())
         self._tick_due = self.clock() + TICK_SECONDS
-        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     async def stop(self) -> None:
         """Leave the cluster."""
@@ -141,7 +144,7 @@ class Node:
         now = self.clock()
         self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
         self._tick_due = now + TICK_SECONDS
-        self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
         self.wheel.advance(now)
         self._ticks += 1
         if self._ticks % 10 == 0:
@@ -279,12 +282,22 @@ class Node:
             self.metrics.published.labels(policy.name, source, "unavailable").inc()
             return CommandError(ErrorCode.INTERNAL, f"{error}; nothing was published, try again")
 
-        def count(future: Confirmation) -> None:
-            result = "unknown" if future.cancelled() or future.exception() else "ok"
-            self.metrics.published.labels(policy.name, source, result).inc()
-
-        accepted.add_done_callback(count)
+        self._count_accepted(accepted, policy.name, source)
         return accepted
+
+    def _count_accepted(self, accepted: Confirmation, policy: str, source: str) -> None:
+        """Count a publication when it is known how it ended. All of one confirmation are counted together."""
+        if accepted is not self._counting:
+            self._counting = accepted
+            counts = self._counts = {}
+            accepted.add_done_callback(partial(self._count_published, counts))
+        key = (policy, source)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def _count_published(self, counts: Mapping[tuple[str, str], int], outcome: Confirmation) -> None:
+        result = "unknown" if outcome.cancelled() or outcome.exception() else "ok"
+        for (policy, source), count in counts.items():
+            self.metrics.published.labels(policy, source, result).inc(count)
 
     @staticmethod
     def publish_error(outcome: Confirmation) -> CommandError | None:
@@ -296,30 +309,30 @@ class Node:
             )
         return None
 
-    def _arrived(self, name: str, message: Msg) -> None:
+    def _arrived(self, name: str, data: bytes, headers: Mapping[str, str] | None) -> None:
         """A message of a topic, from NATS."""
         topic = self.hub.topics.get(name)
         if topic is None:
             return  # the last subscriber has left, the interest lingers
-        data = message.data
         # back ends publish here too, past our API, and one bad line would break every subscriber's connection
         if len(data) > topic.policy.message_bytes or not is_json(data):
             reason = "too_large" if len(data) > topic.policy.message_bytes else "not_json"
             self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
             return
-        info, tags = read_headers(message.headers) if message.headers else (None, None)
+        info, tags = read_headers(headers) if headers else (None, None)
         line = publication_push(topic.head, Publication(one_line(data), info, tags))
         if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
             self._fanning_out = True
-            asyncio.get_running_loop().call_soon(self._fan_out)
+            self._loop.call_soon(self._fan_out)
 
     def _fan_out(self) -> None:
         self._fanning_out = self.hub.run()
         if self._fanning_out:
-            asyncio.get_running_loop().call_soon(self._fan_out)
+            self._loop.call_soon(self._fan_out)
 
     def _delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
-        self.metrics.delivered.labels(topic.policy.name).inc(subscribers * len(arrivals))
+        self._delivered_of(topic.policy.name).inc(subscribers * len(arrivals))
         now = self.clock()
+        observe = self.metrics.publish_to_write.observe
         for arrived in arrivals:
-            self.metrics.publish_to_write.observe(now - arrived)
+            observe(now - arrived)

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker import __version__
 from broker.core.session import Subscription
@@ -33,8 +34,9 @@ class Whose(msgspec.Struct):
 
 class Subscribe(Whose):
     channel: str = ""
-    info: msgspec.Raw | None = None
-    data: msgspec.Raw | None = None
+    # not `| None`: msgspec takes a Raw in a union for nothing at all, but for this one
+    info: msgspec.Raw | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
     expire_at: int = 0
 
 
@@ -148,7 +150,7 @@ class Operations:
                 continue
             subscription = Subscription(
                 policy,
-                info=None if operation.info is None else bytes(operation.info),
+                info=_bytes(operation.info),
                 ends_at=client.expires_by(operation.expire_at or None),
                 server_side=True,
             )
@@ -212,8 +214,7 @@ def _join(client: Client, operation: Subscribe, subscription: Subscription) -> a
 
     def done(error: CommandError | None) -> None:
         if error is None:
-            data = None if operation.data is None else bytes(operation.data)
-            client.send(replies.subscribe_push(operation.channel, data))
+            client.send(replies.subscribe_push(operation.channel, _bytes(operation.data)))
         elif error.code is ErrorCode.INTERNAL:
             # it can't be had now; a client that comes back is better than one that waits for nothing
             client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
@@ -222,3 +223,7 @@ def _join(client: Client, operation: Subscribe, subscription: Subscription) -> a
 
     client.attach(operation.channel, subscription, done)
     return joined
+
+
+def _bytes(value: msgspec.Raw | UnsetType) -> bytes | None:
+    return None if isinstance(value, UnsetType) else bytes(value)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from broker.api.methods import METHODS, Backend, Call, Method, decode, error_body, error_json
+from broker.api.methods import METHODS, Backend, Call, Outcome, decode, error_body, error_json
 from broker.api.problems import MEDIA_TYPE, problem_body
 from broker.auth.api_keys import ApiKeys
 from broker.wire.codes import CommandError, ErrorCode
@@ -34,6 +34,17 @@ _STATUS: Mapping[ErrorCode, int] = {
 """Statuses of errors where the caller asked for statuses; 400 for all others."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is wrong with a request, before any method looks at it."""
+
+    status: int
+    detail: str
+
+
+_NO_KEY = _Problem(401, "a valid API key is needed, in X-API-Key or after `apikey ` in Authorization")
+
+
 class ApiEndpoint:
     """Answers API calls.
 
@@ -48,73 +59,80 @@ class ApiEndpoint:
         self._backend = backend
         self._keys = keys
         self._body_bytes = body_bytes
+        self._too_large = _Problem(413, f"the request's body is larger than {body_bytes} bytes")
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name: str | None = scope["path_params"].get("method")
+        name: str = scope["path_params"].get("method", "")
+        problem = await self._serve(name, scope, receive, send)
+        if problem is not None:
+            label = name if name in METHODS else "other"
+            await self._answer(send, label, problem.status, problem_body(problem.status, problem.detail), _PROBLEM)
+
+    async def _serve(self, name: str, scope: Scope, receive: Receive, send: Send) -> _Problem | None:
+        """Answer a call; or say what is wrong with the request itself."""
         key = self._keys.identify(scope["headers"])
         if key is None:
-            await self._problem(send, name, 401, "a valid API key is needed, in X-API-Key or Authorization: apikey …")
-            return
-        if name is not None and name not in METHODS:
-            await self._problem(send, name, 404, f"there is no API method {name[:40]!r}")
-            return
+            return _NO_KEY
+        if name and name not in METHODS:
+            return _Problem(404, f"there is no API method {name[:40]!r}")
         body = await self._read(receive, scope["headers"])
-        if isinstance(body, int):
-            if body:
-                await self._problem(send, name, body, _BODY_PROBLEMS[body].format(self._body_bytes))
-            return
-        if name is None:
+        if not isinstance(body, bytes):
+            return body
+        if not name:
             named = _name_and_body(body)
             if named is None:
-                await self._problem(send, name, 400, "the body must be a JSON object with a method's name")
-                return
+                return _Problem(400, "the body must be a JSON object with a method's name")
             name, body = named
-            if name not in METHODS:
-                error = CommandError(ErrorCode.METHOD_NOT_FOUND, repr(name[:40]))
-                await self._error(send, "other", error, as_status=_wants_status(scope))
-                return
+        method = METHODS.get(name)
+        if method is None:
+            error = CommandError(ErrorCode.METHOD_NOT_FOUND, repr(name[:40]))
+            await self._error(send, "other", error, as_status=_wants_status(scope))
+            return None
         if not key.may(name):
-            await self._problem(send, name, 403, f"this API key may not call {name}")
-            return
-        if not _is_object(body):
-            await self._problem(send, name, 400, "the body must be a JSON object")
-            return
-        await self._run(scope, send, name, METHODS[name], Call(self._backend, key), body)
-
-    async def _run(self, scope: Scope, send: Send, name: str, method: Method, call: Call, body: bytes) -> None:
+            return _Problem(403, f"this API key may not call {name}")
         request = decode(method, body)
-        outcome = request if isinstance(request, CommandError) else await method.run(call, request)
+        if not isinstance(request, CommandError):
+            outcome = await method.run(Call(self._backend, key), request)
+        elif _is_object(body):
+            outcome = request
+        else:
+            return _Problem(400, "the body must be a JSON object")
+        await self._finish(send, name, outcome, scope)
+        return None
+
+    async def _finish(self, send: Send, name: str, outcome: Outcome, scope: Scope) -> None:
         if isinstance(outcome, CommandError):
             await self._error(send, name, outcome, as_status=_wants_status(scope))
-        elif name == "batch":  # the one method whose answer has no `result` around it
-            await self._answer(send, name, 200, outcome, _JSON)
         else:
-            await self._answer(send, name, 200, b'{"result":%b}' % outcome, _JSON)
+            # batch is the one method whose answer has no `result` around it
+            await self._answer(send, name, 200, outcome if name == "batch" else b'{"result":%b}' % outcome, _JSON)
 
-    async def _read(self, receive: Receive, headers: Any) -> bytes | int:
-        """The body; or a status to refuse it with (0: the caller has gone)."""
+    async def _read(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]]) -> bytes | _Problem | None:
+        """The body; or what is wrong with it; or None when the caller has gone."""
         message = await receive()
+        body: bytes = message.get("body", b"")
         if not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            return body if len(body) <= self._body_bytes else 413
-        for header, value in headers:
-            if header == b"content-length" and value.isdigit() and int(value) > self._body_bytes:
-                return 413
-        parts = [message["body"]]
-        size = len(parts[0])
+            if message["type"] == "http.disconnect":
+                return None
+            return body if len(body) <= self._body_bytes else self._too_large
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes:
+                return self._too_large
+        parts = [body]
+        size = len(body)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while message.get("more_body"):
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return 0
+                        return None
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._body_bytes:
-                        return 413
+                        return self._too_large
         except TimeoutError:
-            return 408
+            return _Problem(408, "the request's body did not come in time")
         return b"".join(parts)
 
     async def _error(self, send: Send, name: str, error: CommandError, *, as_status: bool) -> None:
@@ -127,10 +145,6 @@ class ApiEndpoint:
         else:
             await self._answer(send, name, 200, error_json(error), _JSON)
 
-    async def _problem(self, send: Send, name: str | None, status: int, detail: str) -> None:
-        label = name if name in METHODS else "other"
-        await self._answer(send, label, status, problem_body(status, detail), _PROBLEM)
-
     async def _answer(self, send: Send, name: str, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         self._count(name, status)
         length = (b"content-length", b"%d" % len(body))
@@ -138,30 +152,15 @@ class ApiEndpoint:
         await send({"type": "http.response.body", "body": body})
 
 
-_BODY_PROBLEMS = {
-    408: "the request's body did not come in time",
-    413: "the request's body is larger than {} bytes",
-}
-
-
 def _wants_status(scope: Scope) -> bool:
     return any(name == b"x-centrifugo-error-mode" and value.lower() == b"transport" for name, value in scope["headers"])
 
 
 def _is_object(body: bytes) -> bool:
-    """Whether the body can be a JSON object; `null` and nothing at all count as an empty one."""
-    if body.startswith(b"{"):
-        first = body
-    else:
-        first = body.strip(b" \t\r\n")
-        if first in (b"", b"null"):
-            return True
-    if not first.startswith(b"{"):
-        return False
+    """Whether the body is a JSON object at all, whatever is in it."""
     try:
-        _skip(first)
-        if not body.isascii():
-            body.decode()
+        body.decode()
+        _decode_named(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
     return True
@@ -182,5 +181,4 @@ def _name_and_body(body: bytes) -> tuple[str, bytes] | None:
     return name, bytes(request)
 
 
-_skip = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_named = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

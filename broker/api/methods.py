@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +74,11 @@ async def publish(call: Call, request: requests.Publish) -> Outcome:
 
 
 async def _settled(call: Call, accepted: Confirmation) -> CommandError | None:
-    with suppress(RelayError):
+    try:
         await confirmed(accepted)
-    return call.backend.node.publish_error(accepted)
+    except RelayError:
+        return call.backend.node.publish_error(accepted)
+    return None
 
 
 def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadcast) -> CommandError | Confirmation:
@@ -290,11 +291,15 @@ async def run(call: Call, name: str, body: bytes) -> Outcome:
 def decode(method: Method, body: bytes) -> Any:
     """A method's request, or what is wrong with it (as a CommandError)."""
     try:
-        return method.decode(b"{}" if body == b"null" else body)
+        if not body.isascii():
+            body.decode()  # what passes through undecoded is JSON only in UTF-8
+        return method.decode(body)
     except msgspec.ValidationError as error:
+        if body.strip() == b"null":
+            return method.request()
         return _bad(describe(error))
-    except (msgspec.DecodeError, RecursionError):
-        return _bad("malformed JSON")
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _bad("malformed JSON") if body.strip() else method.request()
 
 
 def error_json(error: CommandError) -> bytes:

@@ -40,9 +40,9 @@ class Subscribe(msgspec.Struct):
     channel: str = ""
     client: str | None = None
     session: str | None = None
-    info: msgspec.Raw | None = None
+    info: msgspec.Raw | UnsetType = UNSET
     b64info: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw | UnsetType = UNSET
     b64data: str | None = None
     expire_at: int | None = None
 

@@ -1,6 +1,6 @@
 """The envelope of a token: the compact serialization of a signed JWT (RFC 7515, section 7.1).
 
-Signatures are PyJWT's business, but for HMAC. The envelope is opened here because PyJWT's `decode` looks at each character
+Signatures are PyJWT's business, but for HMAC. The envelope is opened here because its `decode` looks at each character
 in Python (a 16 KiB token from a stranger costs it a millisecond), prepares the key at every call, and takes forms
 that a second spelling of the same token could use, such as padded base64.
 """

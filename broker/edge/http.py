@@ -34,21 +34,19 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.edge: Edge = app_state["edge"]
         self.wheel_slot = ASLEEP_NOWHERE
+        self._segment = 0
         self._head_size = 0
         self._in_head = True
+        """The head of a request is awaited, or has come in part."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # as the method it overrides, but for the addresses: uvicorn makes socket objects to learn them
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
-        self.client = transport.get_extra_info("peername")
+        peer = transport.get_extra_info("peername")
+        self.client = peer[:2] if isinstance(peer, tuple) else None  # an IPv6 address has four parts
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
-        self._await_head()
-
-    def _await_head(self) -> None:
-        self._in_head = True
-        self._head_size = 0
         self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
 
     def wake(self, now: float) -> None:
@@ -63,12 +61,18 @@ class EdgeHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if not self._in_head:
-            self._await_head()
+        self._in_head = True
+        self._head_size = 0
 
     def on_headers_complete(self) -> None:
+        if self._head_size + self._segment > self.edge.header_bytes:
+            # it may be the body that is large: count what the head has
+            self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if self._head_size > self.edge.header_bytes:
+                raise ValueError("too large")  # comes out of the parser as an error of its own
         self._in_head = False
-        self.edge.wheel.cancel(self)
+        if self.wheel_slot != ASLEEP_NOWHERE:
+            self.edge.wheel.cancel(self)
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -76,8 +80,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        if self._in_head:
-            self._head_size += len(data)
+        self._segment = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -85,15 +88,20 @@ class EdgeHttpProtocol(HttpToolsProtocol):
                 self._upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP")
+            if self._in_head and self._head_size > self.edge.header_bytes:
+                self._too_large()
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP")
             return
-        if self._in_head and self._head_size > self.edge.header_bytes:
-            self._too_large()
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > self.edge.header_bytes:
+                self._too_large()
+            elif self.wheel_slot == ASLEEP_NOWHERE:
+                # a head that comes in one piece, as most do, needs no timer
+                self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
 
     def _upgrade(self, rest: bytes) -> None:
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > self.edge.header_bytes:
-            self._too_large()
-            return
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # it refers back to this object, which is done
         request = Request(self.scope["method"], self.scope["http_version"], self.url, self.headers)

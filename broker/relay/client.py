@@ -6,7 +6,8 @@ Three things of nats-py 2.16 stand in the way, and are gone round here:
   subscription or a publication has reached the server. `confirm` writes what waits first.
 - `flush` returns without a PONG when the client's own tasks have died.
 - Each callback subscription has a queue (which drops what it can't hold) and a task: 5 KB, and two turns of the event
-  loop for each message. A subscription with a future hands its messages over from the read loop instead.
+  loop for each message. Here the read loop hands messages over itself; what the node cannot take in time stays in the
+  socket, and NATS sees it.
 
 This reaches into the client's protected parts, so the version is pinned, and the relay's tests hold each of them.
 """
@@ -16,42 +17,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.protocol import command
 
 logger = logging.getLogger(__name__)
 
-Sink = Callable[[Msg], None]
-"""Takes a message, at once and without waiting. It is called from the client's read loop."""
+Sink = Callable[[bytes, Mapping[str, str] | None], None]
+"""Takes a message's payload and headers, at once and without waiting. It is called from the client's read loop."""
 
 _PING = b"PING\r\n"
 
 
-class _Dispatch:
-    """A sink in the shape of the future that a subscription can have."""
-
-    __slots__ = ("_sink",)
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Msg) -> None:
-        try:
-            self._sink(message)
-        except Exception:
-            # let through, it would end nats-py's read loop in silence
-            logger.exception("a message from NATS could not be handled")
-
-
 class RelayClient(Client):
     """One connection to a NATS server. What is posted leaves with the next `confirm`, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sinks: dict[int, Sink] = {}
 
     def post(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
         """Publish. Header names and values must be free of line breaks."""
@@ -64,13 +47,12 @@ class RelayClient(Client):
     def post_subscription(self, subject: str, sink: Sink) -> int:
         """Subscribe; the subscription's number."""
         self._sid += 1
-        future = cast("asyncio.Future[Msg]", _Dispatch(sink))
-        self._subs[self._sid] = Subscription(self, self._sid, subject, future=future)
+        self._sinks[self._sid] = sink
         self._post(command.sub_cmd(subject, "", self._sid))
         return self._sid
 
     def post_unsubscription(self, number: int) -> None:
-        self._subs.pop(number, None)
+        self._sinks.pop(number, None)
         self._post(command.unsub_cmd(number, 0))
 
     def confirm(self, confirmed: asyncio.Future[bool]) -> None:
@@ -89,6 +71,18 @@ class RelayClient(Client):
         self._pongs.append(confirmed)
         waiting.append(_PING)
         transport.writelines(waiting)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Called by nats-py's parser for each message."""
+        del subject, reply
+        sink = self._sinks.get(sid)
+        if sink is None:
+            return  # unsubscribed, but the server had sent it already
+        try:
+            sink(data, await self._process_headers(headers) if headers else None)
+        except Exception:
+            # let through, it would end the read loop in silence
+            logger.exception("a message from NATS could not be handled")
 
     def cut(self) -> None:
         """End the connection without a word, where `close` hangs."""

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,6 +85,7 @@ class NatsConnection:
         self._options = options
         self._on_change = on_change
         self._known = list(options.servers)
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
         self._sinks: dict[str, Sink] = {}
         self._numbers: dict[str, int] = {}
         """The subscriptions of this life, by subject."""
@@ -142,7 +144,7 @@ class NatsConnection:
         self._sinks[subject] = sink
         client = self._client
         if client is None:
-            future: Confirmation = asyncio.get_running_loop().create_future()
+            future: Confirmation = self._loop.create_future()
             _fail(future, "not connected to NATS")
             return future
         self._numbers[subject] = client.post_subscription(subject, sink)
@@ -164,10 +166,9 @@ class NatsConnection:
     def _this_round(self) -> Confirmation:
         round_ = self._round
         if round_ is None:
-            loop = asyncio.get_running_loop()
-            round_ = self._round = loop.create_future()
+            round_ = self._round = self._loop.create_future()
             round_.add_done_callback(self._round_done)
-            loop.call_soon(self._end_round, round_)
+            self._loop.call_soon(self._end_round, round_)
         return round_
 
     def _end_round(self, round_: Confirmation) -> None:
@@ -338,12 +339,13 @@ async def confirmed(confirmation: Confirmation) -> None:
         RelayLostError: it did not come.
     """
     if not confirmation.done():
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake(_: Confirmation) -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        confirmation.add_done_callback(wake)
+        waiter = confirmation.get_loop().create_future()
+        confirmation.add_done_callback(partial(_wake, waiter))
         await waiter
     confirmation.result()
+
+
+def _wake(waiter: asyncio.Future[None], confirmation: Confirmation) -> None:
+    del confirmation
+    if not waiter.done():
+        waiter.set_result(None)

@@ -9,11 +9,10 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-from nats.aio.msg import Msg
 
 from broker.relay.connection import NatsConnection, RelayError, confirmed, describe
 from broker.relay.subjects import Subjects
@@ -148,8 +147,9 @@ class ControlBus:
         self._next_hello = self._clock() + HELLO_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter
         self._connection.send(self._subjects.hello, _encode(_Hello(self._me.uid, self._me.name, ask, bye)))
 
-    def _on_hello(self, message: Msg) -> None:
-        hello = _decode_hello(message.data)
+    def _on_hello(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        del headers
+        hello = _decode_hello(payload)
         if hello.uid == self._me.uid:
             return
         if hello.bye:
@@ -185,8 +185,9 @@ class ControlBus:
             del self._questions[ident]
         return Gathered(question.answers, list(question.missing.values()))
 
-    def _on_request(self, message: Msg) -> None:
-        request = _decode_request(message.data)
+    def _on_request(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        del headers
+        request = _decode_request(payload)
         if request.uid != self._me.uid:
             task = asyncio.create_task(self._answer(request))
             self._working.add(task)
@@ -204,8 +205,9 @@ class ControlBus:
             # the one who asked names us as missing
             logger.exception("%s for node %s failed", request.operation, request.uid)
 
-    def _on_answer(self, message: Msg) -> None:
-        answer = _decode_answer(message.data)
+    def _on_answer(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
+        del headers
+        answer = _decode_answer(payload)
         question = self._questions.get(answer.id)
         if question is not None:
             question.answers.append(bytes(answer.result))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker.core.message import ClientInfo
 
@@ -18,8 +19,9 @@ TAGS = "Broker-Tags"
 class _Publisher(msgspec.Struct, omit_defaults=True):
     user: str = ""
     client: str = ""
-    conn_info: msgspec.Raw | None = None
-    chan_info: msgspec.Raw | None = None
+    # not `| None`: msgspec takes a Raw in a union for nothing at all, but for this one
+    conn_info: msgspec.Raw | UnsetType = UNSET
+    chan_info: msgspec.Raw | UnsetType = UNSET
 
 
 _encode = msgspec.json.encode
@@ -59,9 +61,9 @@ def read_headers(headers: Mapping[str, str]) -> tuple[ClientInfo | None, dict[st
     return info, tags
 
 
-def _raw(value: bytes | None) -> msgspec.Raw | None:
-    return None if value is None else msgspec.Raw(value)
+def _raw(value: bytes | None) -> msgspec.Raw | UnsetType:
+    return UNSET if value is None else msgspec.Raw(value)
 
 
-def _bytes(value: msgspec.Raw | None) -> bytes | None:
-    return None if value is None else bytes(value)
+def _bytes(value: msgspec.Raw | UnsetType) -> bytes | None:
+    return None if isinstance(value, UnsetType) else bytes(value)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from nats.aio.msg import Msg
-
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.subjects import Subjects
 
@@ -31,7 +29,7 @@ class LiveRelay:
     Args:
         connection: to NATS.
         subjects: how subjects are named.
-        deliver: takes a topic's name and each message of it that NATS brings.
+        deliver: takes a topic's name, and the payload and headers of each message of it that NATS brings.
         clock: a monotonic clock in seconds.
     """
 
@@ -39,7 +37,7 @@ class LiveRelay:
         self,
         connection: NatsConnection,
         subjects: Subjects,
-        deliver: Callable[[str, Msg], None],
+        deliver: Callable[[str, bytes, Mapping[str, str] | None], None],
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
