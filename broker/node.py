@@ -157,7 +157,7 @@ class Node:
         metrics = self.metrics
         metrics.connections.set(len(self.clients))
         metrics.topics.set(len(self.hub.topics))
-        metrics.subscriptions.set(sum(len(topic.subscribers) for topic in self.hub.topics.values()))
+        metrics.subscriptions.set(self.hub.subscriptions)
         metrics.relay_connected.set(self.connection.connected)
         metrics.draining.set(self.draining)
 

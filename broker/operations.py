@@ -202,7 +202,7 @@ class Operations:
             version=__version__,
             num_clients=len(node.clients),
             num_users=len(node.users),
-            num_subs=sum(len(topic.subscribers) for topic in node.hub.topics.values()),
+            num_subs=node.hub.subscriptions,
             num_channels=len(node.hub.topics),
             uptime=int(node.clock() - node.started_at),
         )

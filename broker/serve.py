@@ -45,9 +45,31 @@ class StartError(Exception):
 class _Server(uvicorn.Server):
     """uvicorn, without its signals: a drain comes before its shutdown."""
 
+    def __init__(self, config: uvicorn.Config, tls_seconds: float) -> None:
+        super().__init__(config)
+        self._tls_seconds = tls_seconds
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. As the method it overrides, but a TLS handshake has its deadline, too (asyncio's is a minute)."""
+        await self.lifespan.startup()
+        config = self.config
+
+        def make_protocol() -> asyncio.Protocol:
+            return EdgeHttpProtocol(config, self.server_state, self.lifespan.state)
+
+        tls_seconds = self._tls_seconds if config.ssl else None
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make_protocol, sock=one, ssl=config.ssl, backlog=BACKLOG, ssl_handshake_timeout=tls_seconds
+            )
+            for one in sockets or []
+        ]
+        self.started = True
 
 
 async def serve(
@@ -201,5 +223,6 @@ def _server(settings: Settings, application: Starlette, *, public: bool) -> _Ser
             backlog=BACKLOG,
             ssl_certfile=http.tls_cert,
             ssl_keyfile=http.tls_key,
-        )
+        ),
+        settings.limits.handshake_seconds,
     )

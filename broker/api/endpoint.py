@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,8 +14,6 @@ from broker.api.problems import MEDIA_TYPE, problem_body
 from broker.auth.api_keys import ApiKeys
 from broker.wire.codes import CommandError, ErrorCode
 
-BODY_SECONDS = 10.0
-"""How long a request's body may take once its head is there."""
 RETRY_AFTER = b"1"
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
@@ -109,7 +106,7 @@ class ApiEndpoint:
             await self._answer(send, name, 200, outcome if name == "batch" else b'{"result":%b}' % outcome, _JSON)
 
     async def _read(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]]) -> bytes | _Problem | None:
-        """The body; or what is wrong with it; or None when the caller has gone."""
+        """The body; or what is wrong with it; or None when the caller has gone. Its time is bounded by the edge."""
         message = await receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
@@ -121,18 +118,14 @@ class ApiEndpoint:
                 return self._too_large
         parts = [body]
         size = len(body)
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while message.get("more_body"):
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._body_bytes:
-                        return self._too_large
-        except TimeoutError:
-            return _Problem(408, "the request's body did not come in time")
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._body_bytes:
+                return self._too_large
         return b"".join(parts)
 
     async def _error(self, send: Send, name: str, error: CommandError, *, as_status: bool) -> None:

@@ -84,7 +84,7 @@ class Hub:
             messages had come in.
     """
 
-    __slots__ = ("_make_frame", "_make_head", "_on_delivered", "_slice", "_turns", "topics")
+    __slots__ = ("_make_frame", "_make_head", "_on_delivered", "_slice", "_turns", "subscriptions", "topics")
 
     def __init__(
         self,
@@ -95,6 +95,8 @@ class Hub:
         on_delivered: Callable[[Topic, int, list[float]], None],
     ) -> None:
         self.topics: dict[str, Topic] = {}
+        self.subscriptions = 0
+        """Of all subscribers to all topics."""
         self._make_head = make_head
         self._make_frame = make_frame
         self._slice = slice_writes
@@ -106,7 +108,9 @@ class Hub:
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics[name] = Topic(name, policy, self._make_head(name))
-        topic.subscribers.add(subscriber)
+        if subscriber not in topic.subscribers:
+            topic.subscribers.add(subscriber)
+            self.subscriptions += 1
         return topic
 
     def remove(self, name: str, subscriber: Subscriber) -> bool:
@@ -118,7 +122,9 @@ class Hub:
         topic = self.topics.get(name)
         if topic is None:
             return False
-        topic.subscribers.discard(subscriber)
+        if subscriber in topic.subscribers:
+            topic.subscribers.remove(subscriber)
+            self.subscriptions -= 1
         if topic.subscribers:
             return False
         del self.topics[name]

@@ -12,6 +12,9 @@ from broker.wire.codes import CloseCode, close
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.05
+LAST_SECONDS = 1.0
+"""How long those closed at the timeout may take to answer."""
+_SHUTDOWN = close(CloseCode.SHUTDOWN)
 
 
 async def drain(edge: Edge, *, delay_seconds: float, rate_per_second: float, timeout_seconds: float) -> None:
@@ -21,26 +24,30 @@ async def drain(edge: Edge, *, delay_seconds: float, rate_per_second: float, tim
         edge: whose connections; it should refuse new ones already.
         delay_seconds: to wait first, for balancers to notice.
         rate_per_second: how many are closed in a second, in no order, at uneven intervals.
-        timeout_seconds: after which those that remain are left to their fate; counted from the end of the delay.
+        timeout_seconds: after which those that remain are closed at once; counted from the end of the delay.
     """
     await asyncio.sleep(delay_seconds)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     waiting = list(edge.sockets)
+    random.shuffle(waiting)
     if waiting:
         logger.info("closing %d connections, %g a second", len(waiting), rate_per_second)
-    random.shuffle(waiting)
-    # those that the timeout leaves no time for by this rate are closed faster: a close is better than a cut
-    rate = max(rate_per_second, len(waiting) / (0.8 * timeout_seconds))
     allowance = 1.0
     while waiting and loop.time() < deadline:
         while waiting and allowance >= 1:
-            waiting.pop().close(close(CloseCode.SHUTDOWN))
+            waiting.pop().close(_SHUTDOWN)
             allowance -= 1
         if waiting:
             step = STEP_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
             await asyncio.sleep(step)
-            allowance += rate * step
+            allowance += rate_per_second * step
+    if waiting:
+        text = "the timeout came before %d connections' turn; a longer drain.timeout_seconds would have spared them"
+        logger.warning(text, len(waiting))
+        for socket in waiting:
+            socket.close(_SHUTDOWN)
+        deadline = loop.time() + LAST_SECONDS
     while edge.sockets and loop.time() < deadline:  # noqa: ASYNC110 - the last close is no event worth keeping
         await asyncio.sleep(STEP_SECONDS)
     if edge.sockets:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from broker.edge.edge import Edge
 
 
+BODY_SECONDS = 30.0
+"""How long a request's body may take once its head is there."""
+
+
 class EdgeHttpProtocol(HttpToolsProtocol):
     """One HTTP connection, until it ends or becomes a WebSocket (`Config(http=…)`)."""
 
@@ -50,10 +54,14 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
 
     def wake(self, now: float) -> None:
-        """The head of a request has not come in time. An idle connection that is kept alive ends by uvicorn's clock."""
+        """A request has not come whole in time. An idle connection that is kept alive ends by uvicorn's clock."""
         del now
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._in_head:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's head did not come in time")
+        elif self.cycle.more_body and not self.cycle.response_started:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not come in time")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.wheel.cancel(self)
@@ -98,8 +106,15 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             if self._head_size > self.edge.header_bytes:
                 self._too_large()
             elif self.wheel_slot == ASLEEP_NOWHERE:
-                # a head that comes in one piece, as most do, needs no timer
+                # a request that comes in one piece, as most do, needs no timer
                 self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
+        elif self.cycle.more_body and self.wheel_slot == ASLEEP_NOWHERE:
+            self.edge.wheel.schedule(self, self.edge.clock() + BODY_SECONDS)
+
+    def on_message_complete(self) -> None:
+        if self.wheel_slot != ASLEEP_NOWHERE:
+            self.edge.wheel.cancel(self)
+        super().on_message_complete()
 
     def _upgrade(self, rest: bytes) -> None:
         self.connections.discard(self)

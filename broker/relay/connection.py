@@ -299,7 +299,9 @@ class NatsConnection:
 
 
 async def _log_error(error: Exception) -> None:
-    logger.warning("NATS: %s", describe(error))
+    # what ends a connection is told where it is made again; what the server doesn't permit is told nowhere else
+    level = logging.WARNING if "permissions violation" in str(error) else logging.DEBUG
+    logger.log(level, "NATS: %s", describe(error))
 
 
 async def _close(client: RelayClient) -> None:
