@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from broker.api import openapi
-from broker.api.endpoint import ApiEndpoint
+from broker.api.endpoint import Api, ApiEndpoint
 from broker.api.health import Answer, health, metrics
-from broker.api.methods import Backend
+from broker.api.methods import METHODS, Backend
 from broker.api.pages import root, upgrade_required
 from broker.api.problems import on_error, on_http_exception
 from broker.auth.api_keys import ApiKey, ApiKeys
@@ -160,15 +160,15 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
 
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
-    api = ApiEndpoint(
+    api = Api(
         Backend(node, Operations(node)),
         ApiKeys(_api_keys(settings)),
         body_bytes=settings.limits.http_body_bytes,
         count=_counting(node.metrics.http_requests),
     )
     return [
-        Route("/api/{method}", api, methods=["POST"]),
-        Route("/api", api, methods=["POST"]),
+        *(Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST"]) for name in METHODS),  # publish is the first
+        Route("/api", ApiEndpoint(api), methods=["POST"]),
         Route("/openapi.json", _json(openapi.document())),
         Route("/health/live", health(node, "live", lambda: ())),
         Route("/health/ready", health(node, "ready", node.reasons_against_readiness)),

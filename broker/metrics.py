@@ -95,6 +95,26 @@ class Metrics:
             "broker_draining", "1 while this node drains.", registry=registry, multiprocess_mode="livemax"
         )
 
+        self._delivered: dict[str, int] = {}
+        self._published: dict[tuple[str, str, str], int] = {}
+
+    def count_delivered(self, policy: str, count: int) -> None:
+        """Count deliveries, on the hot path: they are added up here and reach the series with `fold`."""
+        self._delivered[policy] = self._delivered.get(policy, 0) + count
+
+    def count_published(self, policy: str, source: str, result: str, count: int) -> None:
+        key = (policy, source, result)
+        self._published[key] = self._published.get(key, 0) + count
+
+    def fold(self) -> None:
+        """Bring the series up to date with what was counted on the hot path; about every second, and when asked."""
+        delivered, self._delivered = self._delivered, {}
+        for policy, count in delivered.items():
+            self.delivered.labels(policy).inc(count)
+        published, self._published = self._published, {}
+        for labels, count in published.items():
+            self.published.labels(*labels).inc(count)
+
     def exposition(self) -> tuple[bytes, str]:
         """The metrics page and its content type."""
         registry = self._registry

@@ -13,13 +13,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.auth.tokens import TokenVerifier
 from broker.core.frames import text_frame
 from broker.core.hub import Hub, Subscriber, Topic
-from broker.core.message import ClientInfo, Publication
+from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
@@ -113,7 +113,6 @@ class Node:
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
-        self._delivered_of = cache(metrics.delivered.labels)
         self._was_connected = False
         self._fanning_out = False
         self._tick_due = 0.0
@@ -155,6 +154,7 @@ class Node:
     def observe(self) -> None:
         """Bring the gauges up to date."""
         metrics = self.metrics
+        metrics.fold()
         metrics.connections.set(len(self.clients))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)
@@ -297,7 +297,7 @@ class Node:
     def _count_published(self, counts: Mapping[tuple[str, str], int], outcome: Confirmation) -> None:
         result = "unknown" if outcome.cancelled() or outcome.exception() else "ok"
         for (policy, source), count in counts.items():
-            self.metrics.published.labels(policy, source, result).inc(count)
+            self.metrics.count_published(policy, source, result, count)
 
     @staticmethod
     def publish_error(outcome: Confirmation) -> CommandError | None:
@@ -320,18 +320,22 @@ class Node:
             self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
             return
         info, tags = read_headers(headers) if headers else (None, None)
-        line = publication_push(topic.head, Publication(one_line(data), info, tags))
+        line = publication_push(topic.head, one_line(data), info, tags)
         if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
             self._fanning_out = True
             self._loop.call_soon(self._fan_out)
 
     def _fan_out(self) -> None:
-        self._fanning_out = self.hub.run()
+        try:
+            self._fanning_out = self.hub.run()
+        except Exception:
+            # of one topic; the others go on
+            logger.exception("a fan-out failed")
         if self._fanning_out:
             self._loop.call_soon(self._fan_out)
 
     def _delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
-        self._delivered_of(topic.policy.name).inc(subscribers * len(arrivals))
+        self.metrics.count_delivered(topic.policy.name, subscribers * len(arrivals))
         now = self.clock()
         observe = self.metrics.publish_to_write.observe
         for arrived in arrivals:

@@ -104,7 +104,8 @@ class _Supervisor:
             began = loop.time()
             code = await self._live(index)
             if self._stop.is_set():
-                return abs(code)
+                # one that was told to end before it listened for that was ended by the signal itself
+                return 0 if -code in (signal.SIGTERM, signal.SIGINT) else abs(code)
             steady = steady or loop.time() - began > STEADY_SECONDS
             if not steady:
                 logger.error("worker %d ended with %d as it started; giving up", index, code)

@@ -42,37 +42,45 @@ class _Problem:
 _NO_KEY = _Problem(401, "a valid API key is needed, in X-API-Key or after `apikey ` in Authorization")
 
 
-class ApiEndpoint:
-    """Answers API calls.
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What all endpoints of the API share."""
 
-    Args:
-        backend: what methods work with.
-        keys: who may call.
-        body_bytes: the most a request may have.
-        count: told of each answer: the method's name (or `other`) and the status.
+    backend: Backend
+    keys: ApiKeys
+    """Who may call."""
+    body_bytes: int
+    """The most that a request's body may have."""
+    count: Callable[[str, int], None]
+    """Told of each answer: the method's name, and the status."""
+
+
+class ApiEndpoint:
+    """Answers calls of one method; without a name those to `/api`, where the body names the method.
+
+    An object, neither a function nor a method: Starlette takes it for the ASGI application that it is.
     """
 
-    def __init__(self, backend: Backend, keys: ApiKeys, *, body_bytes: int, count: Callable[[str, int], None]) -> None:
-        self._backend = backend
-        self._keys = keys
-        self._body_bytes = body_bytes
-        self._too_large = _Problem(413, f"the request's body is larger than {body_bytes} bytes")
-        self._count = count
+    def __init__(self, api: Api, name: str = "") -> None:
+        self._backend = api.backend
+        self._keys = api.keys
+        self._body_bytes = api.body_bytes
+        self._count = api.count
+        self._too_large = _Problem(413, f"the request's body is larger than {api.body_bytes} bytes")
+        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name: str = scope["path_params"].get("method", "")
-        problem = await self._serve(name, scope, receive, send)
+        problem = await self._serve(scope, receive, send)
         if problem is not None:
-            label = name if name in METHODS else "other"
-            await self._answer(send, label, problem.status, problem_body(problem.status, problem.detail), _PROBLEM)
+            body = problem_body(problem.status, problem.detail)
+            await self._answer(send, self._name or "other", problem.status, body, _PROBLEM)
 
-    async def _serve(self, name: str, scope: Scope, receive: Receive, send: Send) -> _Problem | None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> _Problem | None:
         """Answer a call; or say what is wrong with the request itself."""
+        name = self._name
         key = self._keys.identify(scope["headers"])
         if key is None:
             return _NO_KEY
-        if name and name not in METHODS:
-            return _Problem(404, f"there is no API method {name[:40]!r}")
         body = await self._read(receive, scope["headers"])
         if not isinstance(body, bytes):
             return body

@@ -45,7 +45,7 @@ class Backend:
     operations: Operations
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """Who calls."""
 

@@ -24,14 +24,15 @@ class Joining:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
         del topic
         self._size_bytes += len(frame)
         if self._size_bytes > self._limit_bytes:
             self.overflowed = True
             self.held.clear()
-        else:
-            self.held.append((frame, messages))
+            return False
+        self.held.append((frame, messages))
+        return True
 
 
 def _never(_: bytes) -> object:

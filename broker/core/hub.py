@@ -25,14 +25,29 @@ class Subscriber(Protocol):
     write: Callable[[bytes], object]
     """Hands bytes to the socket. May raise OSError or RuntimeError when that is gone."""
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
-        """The slow path: queue the frame, or do what the overflow policy says. Never raises."""
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
+        """The slow path: queue the frame, or do what the overflow policy says. Never raises.
+
+        Returns:
+            Whether it will be delivered, as far as that can be said now.
+        """
 
 
 class Topic:
     """A topic with subscribers on this node."""
 
-    __slots__ = ("fanning_out", "head", "name", "pending", "policy", "queued", "subscribers", "waiting")
+    __slots__ = (
+        "arrivals",
+        "fanning_out",
+        "head",
+        "name",
+        "pending",
+        "pending_bytes",
+        "policy",
+        "queued",
+        "subscribers",
+        "waiting",
+    )
 
     def __init__(self, name: str, policy: TopicPolicy, head: bytes) -> None:
         self.name = name
@@ -40,8 +55,11 @@ class Topic:
         self.head = head
         """What each of its messages begins with on the wire."""
         self.subscribers: set[Subscriber] = set()
-        self.pending: list[tuple[bytes, float]] = []
-        """Encoded messages that wait for the next fan-out, with when they came (seconds)."""
+        self.pending: list[bytes] = []
+        """Encoded messages that wait for the next fan-out."""
+        self.pending_bytes = 0
+        self.arrivals: list[float] = []
+        """When each of them came (seconds)."""
         self.waiting: list[tuple[int, Callable[[], None]]] = []
         """Whom to tell when that many of the pending messages are with the subscribers."""
         self.fanning_out: _FanOut | None = None
@@ -136,7 +154,9 @@ class Hub:
         Returns:
             Whether `run` has to be called soon, because nothing was waiting before.
         """
-        topic.pending.append((message, arrived))
+        topic.pending.append(message)
+        topic.pending_bytes += len(message) + 1
+        topic.arrivals.append(arrived)
         if topic.queued:
             return False
         topic.queued = True
@@ -176,21 +196,23 @@ class Hub:
 
     def _begin(self, topic: Topic) -> _FanOut:
         """Frame what is pending, up to a frame's bound; the rest gets a frame of its own afterwards."""
-        pending = topic.pending
+        pending, arrivals = topic.pending, topic.arrivals
+        if topic.pending_bytes <= FRAME_BYTES or len(pending) == 1:
+            waiting = [callback for _, callback in topic.waiting]
+            topic.pending, topic.pending_bytes, topic.arrivals, topic.waiting = [], 0, [], []
+            frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
+            return _FanOut(frame, arrivals, waiting)
         size = count = 0
-        for message, _ in pending:
+        for message in pending:
             size += len(message) + 1
             if count and size > FRAME_BYTES:
                 break
             count += 1
-        taken = pending[:count]
-        del pending[:count]
-        waiting: list[Callable[[], None]] = []
-        if topic.waiting:
-            waiting = [callback for messages, callback in topic.waiting if messages <= count]
-            topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
-        frame = self._make_frame(b"\n".join([message for message, _ in taken]))
-        return _FanOut(frame, [arrived for _, arrived in taken], waiting)
+        topic.pending, topic.arrivals = pending[count:], arrivals[count:]
+        topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
+        waiting = [callback for messages, callback in topic.waiting if messages <= count]
+        topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
+        return _FanOut(self._make_frame(b"\n".join(pending[:count])), arrivals[:count], waiting)
 
     def _finish(self, topic: Topic, fan_out: _FanOut) -> None:
         topic.fanning_out = None
@@ -220,5 +242,5 @@ class Hub:
             reached += 1
         messages = len(fan_out.arrivals)
         for subscriber in slow:
-            subscriber.deliver(topic, frame, messages)
+            reached += subscriber.deliver(topic, frame, messages)
         fan_out.delivered += reached

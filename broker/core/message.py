@@ -1,8 +1,7 @@
-"""What travels: publications, and who made them."""
+"""Who is behind a message."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -16,13 +15,3 @@ class ClientInfo:
     """Raw JSON from the connection token's `info`."""
     chan_info: bytes | None = None
     """Raw JSON from the subscription token's `info`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """One message of a topic, as it came from the relay."""
-
-    data: bytes
-    """Raw JSON on one line; never decoded on its way through a node."""
-    info: ClientInfo | None = None
-    tags: Mapping[str, str] | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from broker.core.wheel import ASLEEP_NOWHERE
@@ -36,12 +36,11 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.cycle: RequestResponseCycle | None  # type: ignore[assignment]  # there is none before the first request
         self.edge: Edge = app_state["edge"]
         self.wheel_slot = ASLEEP_NOWHERE
-        self._segment = 0
         self._head_size = 0
-        self._in_head = True
-        """The head of a request is awaited, or has come in part."""
+        self._segment = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # as the method it overrides, but for the addresses: uvicorn makes socket objects to learn them
@@ -56,21 +55,12 @@ class EdgeHttpProtocol(HttpToolsProtocol):
     def wake(self, now: float) -> None:
         """A request has not come whole in time. An idle connection that is kept alive ends by uvicorn's clock."""
         del now
-        if self.transport.is_closing():
-            return
-        if self._in_head:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's head did not come in time")
-        elif self.cycle.more_body and not self.cycle.response_started:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not come in time")
+        if not self.transport.is_closing() and not (self.cycle is not None and self.cycle.response_started):
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.wheel.cancel(self)
         super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_size = 0
 
     def on_headers_complete(self) -> None:
         if self._head_size + self._segment > self.edge.header_bytes:
@@ -78,7 +68,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
             self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if self._head_size > self.edge.header_bytes:
                 raise ValueError("too large")  # comes out of the parser as an error of its own
-        self._in_head = False
+        self._head_size = 0
         if self.wheel_slot != ASLEEP_NOWHERE:
             self.edge.wheel.cancel(self)
         super().on_headers_complete()
@@ -94,27 +84,32 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self._upgrade(data[upgrade.args[0] :])
-            return
         except httptools.HttpParserError:
-            if self._in_head and self._head_size > self.edge.header_bytes:
+            if self._head_size > self.edge.header_bytes:
                 self._too_large()
             else:
                 self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP")
-            return
-        if self._in_head:
-            self._head_size += len(data)
+        else:
+            cycle = self.cycle
+            if cycle is None or cycle.more_body or cycle.scope is not self.scope or self.wheel_slot != ASLEEP_NOWHERE:
+                self._await_rest()
+
+    def _await_rest(self) -> None:
+        """See to it that a request that has come in part comes whole in time. Most come in one piece and need none."""
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:  # a head, or the beginning of one
+            self._head_size += self._segment
+            seconds = self.edge.handshake_seconds
             if self._head_size > self.edge.header_bytes:
                 self._too_large()
-            elif self.wheel_slot == ASLEEP_NOWHERE:
-                # a request that comes in one piece, as most do, needs no timer
-                self.edge.wheel.schedule(self, self.edge.clock() + self.edge.handshake_seconds)
-        elif self.cycle.more_body and self.wheel_slot == ASLEEP_NOWHERE:
-            self.edge.wheel.schedule(self, self.edge.clock() + BODY_SECONDS)
-
-    def on_message_complete(self) -> None:
-        if self.wheel_slot != ASLEEP_NOWHERE:
+                return
+        elif cycle.more_body:
+            seconds = BODY_SECONDS
+        else:
             self.edge.wheel.cancel(self)
-        super().on_message_complete()
+            return
+        if self.wheel_slot == ASLEEP_NOWHERE:
+            self.edge.wheel.schedule(self, self.edge.clock() + seconds)
 
     def _upgrade(self, rest: bytes) -> None:
         self.connections.discard(self)

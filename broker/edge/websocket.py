@@ -192,12 +192,14 @@ class WebSocketProtocol(asyncio.Protocol):
         del messages
         self._send(data)
 
-    def deliver(self, topic: Topic, data: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, data: bytes, messages: int) -> bool:
         """The hub's slow path: this connection can't take the frame now."""
         if self._closing:
-            return
-        if not self._enqueue(data):
-            self.edge.dropped(topic.policy.name, "slow", messages)
+            return False
+        if self._enqueue(data):
+            return True
+        self.edge.dropped(topic.policy.name, "slow", messages)
+        return False
 
     def pause_reading(self) -> None:
         self._reading_held = True
@@ -225,8 +227,16 @@ class WebSocketProtocol(asyncio.Protocol):
         queue = self._queue
         if queue and now >= queue.expires_at():
             self.close(close(CloseCode.SLOW, "too long behind"))
-        else:
-            self.wake_by(min(self.due(now), queue.expires_at() if queue else inf))
+            return None
+        try:
+            again = self.due(now)
+        except Exception:
+            # a mistake of ours ends this one connection, and not the wheel's turn
+            logger.exception("what was due could not be done")
+            self.close(close(CloseCode.SERVER_ERROR))
+            return None
+        if not self._closing:  # else the wheel has its end already
+            self.wake_by(min(again, queue.expires_at() if queue else inf))
         return None
 
     def close(self, reason: Close) -> None:
@@ -270,7 +280,17 @@ class WebSocketProtocol(asyncio.Protocol):
             self._queue = None
 
     def _fail(self, body: bytes) -> None:
+        """What came breaks the protocol. Whatever follows can't be read any more, not even the answer to the close
+        frame: so TCP ends in this direction right behind it (RFC 6455, section 7.1.7).
+        """
         self._begin_close(frame(CLOSE, body), close_code(body))
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()  # to close would cut the frame off: what was not read makes the kernel reset TCP
+        else:
+            transport.close()
 
     def _begin_close(self, data: bytes, code: int) -> None:
         transport = self._transport
@@ -300,6 +320,8 @@ class WebSocketProtocol(asyncio.Protocol):
             self.ready = False
             self._drop_queue()
             self._write(frame(CLOSE, body[:2]))
+            # who does not read does not let TCP end
+            self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
         transport.close()
 
 

@@ -6,7 +6,7 @@ Three things of nats-py 2.16 stand in the way, and are gone round here:
   subscription or a publication has reached the server. `confirm` writes what waits first.
 - `flush` returns without a PONG when the client's own tasks have died.
 - Each callback subscription has a queue (which drops what it can't hold) and a task: 5 KB, and two turns of the event
-  loop for each message. Here the read loop hands messages over itself; what the node cannot take in time stays in the
+  loop for each message. Here the parser hands messages over itself; what the node cannot take in time stays in the
   socket, and NATS sees it.
 
 This reaches into the client's protected parts, so the version is pinned, and the relay's tests hold each of them.
@@ -15,16 +15,12 @@ This reaches into the client's protected parts, so the version is pinned, and th
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from nats.aio.client import Client
 from nats.protocol import command
 
-logger = logging.getLogger(__name__)
-
-Sink = Callable[[bytes, Mapping[str, str] | None], None]
-"""Takes a message's payload and headers, at once and without waiting. It is called from the client's read loop."""
+from broker.relay.parser import RelayParser, Sink
 
 _PING = b"PING\r\n"
 
@@ -35,6 +31,7 @@ class RelayClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._sinks: dict[int, Sink] = {}
+        self._ps = RelayParser(self, self._sinks)  # type: ignore[assignment]
 
     def post(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
         """Publish. Header names and values must be free of line breaks."""
@@ -71,18 +68,6 @@ class RelayClient(Client):
         self._pongs.append(confirmed)
         waiting.append(_PING)
         transport.writelines(waiting)
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        """Called by nats-py's parser for each message."""
-        del subject, reply
-        sink = self._sinks.get(sid)
-        if sink is None:
-            return  # unsubscribed, but the server had sent it already
-        try:
-            sink(data, await self._process_headers(headers) if headers else None)
-        except Exception:
-            # let through, it would end the read loop in silence
-            logger.exception("a message from NATS could not be handled")
 
     def cut(self) -> None:
         """End the connection without a word, where `close` hangs."""

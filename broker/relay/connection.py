@@ -21,7 +21,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from broker.relay.client import RelayClient, Sink
+from broker.relay.client import RelayClient
+from broker.relay.parser import Sink
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,8 @@ class NatsConnection:
         """Wait until NATS has all that was sent, as far as there is a connection."""
         if self._client is not None:
             with suppress(RelayLostError, TimeoutError):
-                await asyncio.wait_for(confirmed(self._this_round()), CLOSE_SECONDS)
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await confirmed(self._this_round())
 
     def _this_round(self) -> Confirmation:
         round_ = self._round
@@ -243,7 +245,8 @@ class NatsConnection:
                 context.load_cert_chain(options.tls_cert, options.tls_key)
             arguments["tls"] = context
         try:
-            await asyncio.wait_for(client.connect(**arguments), 2 * CONNECT_SECONDS)
+            async with asyncio.timeout(2 * CONNECT_SECONDS):
+                await client.connect(**arguments)
         except BaseException:
             await _close(client)
             raise
@@ -256,11 +259,15 @@ class NatsConnection:
         self.max_payload = client.max_payload
         self._known = list(dict.fromkeys([*self._options.servers, *_discovered(client, self._options.servers)]))
         watching = asyncio.create_task(self._watch())
-        try:
-            with suppress(RelayLostError):
-                await confirmed(self._this_round())
+
+        def confirmed_first(first: Confirmation) -> None:
+            if self._client is client and not first.cancelled() and first.exception() is None:
                 self._on_change(True)
-                await self._ended.wait()
+
+        try:
+            # not awaited: what ends this life may come before it is confirmed
+            self._this_round().add_done_callback(confirmed_first)
+            await self._ended.wait()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -281,7 +288,9 @@ class NatsConnection:
         """Find out that the connection is dead, although nobody is told."""
         while True:
             try:
-                await asyncio.wait_for(confirmed(self._this_round()), ANSWER_SECONDS)
+                # not wait_for: it can swallow a cancellation (python/cpython#86296), and this would never end
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await confirmed(self._this_round())
             except TimeoutError:
                 logger.warning("NATS has not answered for %g seconds", ANSWER_SECONDS)
                 self._ended.set()
@@ -307,7 +316,8 @@ async def _log_error(error: Exception) -> None:
 async def _close(client: RelayClient) -> None:
     """Close a client, also one whose server has stopped reading."""
     try:
-        await asyncio.wait_for(client.close(), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await client.close()
     except Exception as error:  # noqa: BLE001 - it is given up in any case
         logger.debug("closing the NATS client: %s", describe(error))
         client.cut()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from broker.core.message import ClientInfo, Publication
+from broker.core.message import ClientInfo
 from broker.wire.codes import CommandError
 
 PING = b"{}"
@@ -96,13 +96,20 @@ def publication_head(topic: str) -> bytes:
     return b'{"push":{"channel":%b,"pub":{"data":' % _encode(topic)
 
 
-def publication_push(head: bytes, publication: Publication) -> bytes:
-    """A publication's push, its data copied as it came."""
-    if publication.info is None and not publication.tags:
-        return b"%b%b}}}" % (head, publication.data)
-    info = b',"info":' + _encode(client_info(publication.info)) if publication.info else b""
-    tags = b',"tags":' + _encode(publication.tags) if publication.tags else b""
-    return b"%b%b%b%b}}}" % (head, publication.data, info, tags)
+def publication_push(head: bytes, data: bytes, info: ClientInfo | None, tags: Mapping[str, str] | None) -> bytes:
+    """A publication's push.
+
+    Args:
+        head: of its topic; see `publication_head`.
+        data: JSON on one line, copied as it is.
+        info: the client that published it.
+        tags: what the publisher added.
+    """
+    if info is None and not tags:
+        return b"%b%b}}}" % (head, data)
+    info_json = b"" if info is None else b',"info":' + _encode(client_info(info))
+    tags_json = b',"tags":' + _encode(tags) if tags else b""
+    return b"%b%b%b%b}}}" % (head, data, info_json, tags_json)
 
 
 def subscribe_push(topic: str, data: bytes | None) -> bytes:

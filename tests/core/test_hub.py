@@ -24,8 +24,9 @@ class Reader:
     def _keep(self, frame: bytes) -> None:
         self.written.append(frame)
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
         self.delivered.append((topic.name, frame, messages))
+        return True
 
 
 class Broken(Reader):
@@ -308,6 +309,28 @@ def test_a_topic_that_never_rests_leaves_the_others_their_turns() -> None:
     assert writes(crowd) >= 15 * 5
 
 
+def test_a_backlog_of_frames_waits_for_its_turn_after_each() -> None:
+    running, one, other = Running(slice_writes=4), Reader(), Reader()
+    busy, quiet = running.add("busy", one), running.add("quiet", other)
+    running.push(busy, *[b"x" * FRAME_BYTES] * 10)
+    running.push(quiet, b"q")
+    running.hub.run()
+    assert len(one.written) == 1
+    assert other.written == [b"[q]"]
+
+
+def test_topics_are_served_in_the_order_in_which_they_came() -> None:
+    running = Running(slice_writes=10)
+    topics = [running.add(f"t{number}", Reader()) for number in range(40)]
+    for topic in topics[:20]:
+        running.push(topic, b"m")
+    running.hub.run()
+    for topic in topics[20:]:
+        running.push(topic, b"m")
+    running.drain()
+    assert [name for name, _, _ in running.finished] == [topic.name for topic in topics]
+
+
 def test_two_huge_topics_advance_alike() -> None:
     running, left, right = Running(slice_writes=10), readers_of(200), readers_of(200)
     running.push(running.add("left", *left), b"m")
@@ -336,7 +359,7 @@ def test_one_that_cannot_take_bytes_now_is_handed_the_frame_to_queue() -> None:
     assert slow.written == []
     assert slow.delivered == [("t", b"[1\n2]", 2)]
     assert fast.delivered == []
-    assert running.finished == [("t", 1, [0.0, 0.0])]
+    assert running.finished == [("t", 2, [0.0, 0.0])]
 
 
 def test_a_write_that_makes_another_leave_disturbs_nobody() -> None:

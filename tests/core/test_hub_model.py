@@ -55,17 +55,24 @@ class Person:
         self._got = got
         self._queued = queued
 
+    def __hash__(self) -> int:
+        return self.number  # the same order in the hub's sets at every run
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def _write(self, frame: bytes) -> None:
         assert self.ready
         self._got(self.number, frame)
         if self.failure is not None:
             raise self.failure
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
         assert not self.ready
         assert messages == frame.count(b"\n") + 1
         assert frame.startswith(topic.name.encode())
         self._queued(self.number, frame)
+        return True
 
 
 class HubModel(RuleBasedStateMachine):
@@ -177,12 +184,13 @@ class HubModel(RuleBasedStateMachine):
         assert number in life.subscribers
         assert number not in life.served
         life.served.add(number)
+        life.written += 1
 
     def got(self, number: int, frame: bytes) -> None:
         self.queued(number, frame)
-        if self.people[number].failure is None:
+        if self.people[number].failure is not None:
             [life] = [one for one in self.lives if one.frame is frame]
-            life.written += 1
+            life.written -= 1
 
     def delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
         """A fan-out is finished."""
@@ -195,4 +203,4 @@ class HubModel(RuleBasedStateMachine):
 
 
 TestHubModel = HubModel.TestCase
-TestHubModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHubModel.settings = settings(max_examples=150, stateful_step_count=40)

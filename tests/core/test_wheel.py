@@ -247,4 +247,4 @@ class WheelModel(RuleBasedStateMachine):
 
 
 TestWheelModel = WheelModel.TestCase
-TestWheelModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestWheelModel.settings = settings(max_examples=100, stateful_step_count=50)
