@@ -22,7 +22,7 @@ from broker.core.session import Session, Subscription
 from broker.node import Node
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
-from broker.wire.commands import PONG, Command, Connect, Send, Undecodable, decode_command
+from broker.wire.commands import PONG, Command, Connect, Send, Undecodable, Unsubscribe, decode_command
 from broker.wire.replies import Result
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,10 @@ class Client:
     def _must_wait(self, command: Command) -> bool:
         if self._connecting or self._in_flight >= MAX_IN_FLIGHT:
             return True
-        return bool(self._settling) and getattr(command.request(), "channel", None) in self._settling  # type: ignore[operator]
+        request = command.request()
+        if self._in_flight and isinstance(request, Unsubscribe):
+            return True  # what this client published before comes to it first
+        return bool(self._settling) and getattr(request, "channel", None) in self._settling  # type: ignore[operator]
 
     def _settled(self, topic: str) -> None:
         if self._settling is not None:

@@ -69,9 +69,9 @@ class RelayParser:
     def _message(self, buffer: bytes, at: int, line_end: int) -> int:
         """`MSG <subject> <number> [reply] <size>`: where the next line begins, or -1 when not all of it is there."""
         try:
-            words = buffer[at:line_end].split()
-            number, size = int(words[1]), int(words[-1])
-        except (IndexError, ValueError):
+            _, number_text, *_, size_text = buffer[at:line_end].split()
+            number, size = int(number_text), int(size_text)
+        except ValueError:
             raise ProtocolError("malformed MSG") from None
         begin = line_end + 2
         end = begin + size
@@ -83,9 +83,9 @@ class RelayParser:
     async def _message_with_headers(self, buffer: bytes, at: int, line_end: int) -> int:
         """`HMSG <subject> <number> [reply] <size of the headers> <size of all>`."""
         try:
-            words = buffer[at:line_end].split()
-            number, headers_size, size = int(words[1]), int(words[-2]), int(words[-1])
-        except (IndexError, ValueError):
+            _, number_text, *_, headers_text, size_text = buffer[at:line_end].split()
+            number, headers_size, size = int(number_text), int(headers_text), int(size_text)
+        except ValueError:
             raise ProtocolError("malformed HMSG") from None
         begin = line_end + 2
         end = begin + size
