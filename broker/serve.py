@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -89,6 +90,7 @@ async def serve(
         StartError: it could not start.
     """
     async with AsyncExitStack() as stack:
+        _raise_file_limit()
         listener = _listen(settings.http.host, settings.http.port, worker, "http.port")
         stack.callback(listener.close)
         port = listener.getsockname()[1]
@@ -167,6 +169,13 @@ async def _end_with(embedded: EmbeddedNats, stop: asyncio.Event) -> None:
     code = await embedded.ended()
     logger.error("the embedded NATS server ended by itself, with %d; this node ends with it", code)
     stop.set()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files, and so connections, as the system lets us: the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _on_signals(stop: asyncio.Event) -> None:
