@@ -17,9 +17,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from broker.api import openapi
+from broker.api.call import Backend
 from broker.api.endpoint import Api, ApiEndpoint
 from broker.api.health import Answer, health, metrics
-from broker.api.methods import METHODS, Backend
+from broker.api.methods import METHODS
 from broker.api.pages import root, upgrade_required
 from broker.api.problems import on_error, on_http_exception
 from broker.auth.api_keys import ApiKey, ApiKeys

@@ -9,7 +9,8 @@ from http import HTTPStatus
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from broker.api.methods import METHODS, Backend, Call, Outcome, decode, error_body, error_json
+from broker.api.call import Backend, Call, Outcome, error_body, error_json
+from broker.api.methods import METHODS, decode
 from broker.api.problems import MEDIA_TYPE, problem_body
 from broker.auth.api_keys import ApiKeys
 from broker.wire.codes import CommandError, ErrorCode

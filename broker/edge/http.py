@@ -41,6 +41,15 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self.wheel_slot = ASLEEP_NOWHERE
         self._head_size = 0
         self._segment = 0
+        self._judged: list[tuple[bytes, bytes]] | None = None
+        self._upgrading = False
+
+    def _should_upgrade(self) -> bool:
+        # asked three times for each request
+        if self._judged is not self.headers:
+            self._judged = self.headers
+            self._upgrading = super()._should_upgrade()
+        return self._upgrading
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # as the method it overrides, but for the addresses: uvicorn makes socket objects to learn them

@@ -72,6 +72,7 @@ class LiveRelay:
         if interest is not None and interest.confirmed is confirmed and not _succeeded(confirmed):
             # whoever waited is told and may ask again; then it is made anew
             del self._interests[topic]
+            self._leaving.pop(topic, None)
             self._connection.unsubscribe(interest.subject)
 
     def release(self, topic: str) -> None:

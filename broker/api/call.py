@@ -1,0 +1,76 @@
+"""What API methods have in common: who calls, what comes out, and what is checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from broker.auth.api_keys import ApiKey
+from broker.node import Node
+from broker.operations import Operation, Operations
+from broker.relay.connection import RelayError
+from broker.relay.control import Peer
+from broker.wire.codes import CommandError, ErrorCode
+
+EMPTY = b"{}"
+Outcome = bytes | CommandError
+"""A result's JSON, or an error."""
+
+encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What API methods work with."""
+
+    node: Node
+    operations: Operations
+
+
+@dataclass(slots=True)
+class Call:
+    """Who calls."""
+
+    backend: Backend
+    key: ApiKey
+
+
+def bad(detail: str) -> CommandError:
+    return CommandError(ErrorCode.BAD_REQUEST, detail)
+
+
+def check_topic(call: Call, topic: str) -> CommandError | None:
+    policy = call.backend.node.locate(topic)
+    if isinstance(policy, CommandError):
+        return policy
+    if not call.key.may_touch(topic):
+        return CommandError(ErrorCode.PERMISSION_DENIED, "channel: not among the topics of this API key")
+    return None
+
+
+async def everywhere(call: Call, operation: Operation) -> Outcome:
+    try:
+        _, unanswered = await call.backend.operations.everywhere(operation)
+    except RelayError as error:
+        return unreachable(error)
+    return encode(named(unanswered)) if unanswered else EMPTY
+
+
+def unreachable(error: RelayError) -> CommandError:
+    return CommandError(ErrorCode.INTERNAL, f"the other nodes can't be asked: {error}")
+
+
+def named(peers: Sequence[Peer]) -> dict[str, Any]:
+    """Who has not answered, where that is somebody: the result is true for all nodes but these."""
+    return {"unanswered": [{"uid": peer.uid, "name": peer.name} for peer in peers]} if peers else {}
+
+
+def error_body(error: CommandError) -> bytes:
+    return encode({"code": int(error.code), "message": error.message})
+
+
+def error_json(error: CommandError) -> bytes:
+    return b'{"error":%b}' % error_body(error)

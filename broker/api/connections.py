@@ -1,0 +1,95 @@
+"""The API methods that act on the connections of a user, on all nodes."""
+
+from __future__ import annotations
+
+from broker.api import requests
+from broker.api.call import Call, Outcome, bad, check_topic, everywhere
+from broker.operations import Disconnect, Refresh, Subscribe, Unsubscribe
+from broker.wire.codes import REASON_BYTES, CloseCode, CommandError, ErrorCode
+
+
+async def subscribe(call: Call, request: requests.Subscribe) -> Outcome:
+    refused = check_topic(call, request.channel) or _check_target(request)
+    if refused is not None:
+        return refused
+    for name in ("b64info", "b64data"):
+        if getattr(request, name) is not None:
+            return bad(f"{name}: is for bytes, which JSON clients can't be sent")
+    if (request.expire_at or 0) < 0:
+        return bad("expire_at: must not be negative")
+    return await everywhere(
+        call,
+        Subscribe(
+            user=request.user,
+            client=request.client or "",
+            channel=request.channel,
+            info=request.info,
+            data=request.data,
+            expire_at=request.expire_at or 0,
+        ),
+    )
+
+
+async def unsubscribe(call: Call, request: requests.Unsubscribe) -> Outcome:
+    refused = _check_target(request)
+    if refused is None and request.channel:
+        refused = check_topic(call, request.channel)
+    if refused is None and not request.channel and call.key.topics:
+        refused = CommandError(ErrorCode.PERMISSION_DENIED, "channel: this API key is for some topics only")
+    if refused is not None:
+        return refused
+    return await everywhere(call, Unsubscribe(user=request.user, client=request.client or "", channel=request.channel))
+
+
+async def disconnect(call: Call, request: requests.Disconnect) -> Outcome:
+    refused = _check_target(request)
+    if refused is not None:
+        return refused
+    nested = request.disconnect or requests.DisconnectWith()
+    code = nested.code or request.code or CloseCode.FORCE_DISCONNECT
+    reason = nested.reason or request.reason or _usual_reason(code)
+    if not 3000 <= code <= 4999:
+        return bad("disconnect.code: must be from 3000 to 4999")
+    if len(reason.encode(errors="replace")) > REASON_BYTES:
+        return bad(f"disconnect.reason: at most {REASON_BYTES} bytes are allowed")
+    return await everywhere(
+        call,
+        Disconnect(
+            user=request.user,
+            client=request.client or "",
+            code=code,
+            reason=reason,
+            whitelist=request.whitelist or [],
+        ),
+    )
+
+
+def _usual_reason(code: int) -> str:
+    try:
+        return CloseCode(code).text
+    except ValueError:
+        return "disconnected by the server"
+
+
+async def refresh(call: Call, request: requests.Refresh) -> Outcome:
+    refused = _check_target(request)
+    if refused is not None:
+        return refused
+    if (request.expire_at or 0) < 0:
+        return bad("expire_at: must not be negative")
+    return await everywhere(
+        call,
+        Refresh(
+            user=request.user,
+            client=request.client or "",
+            expired=request.expired or False,
+            expire_at=request.expire_at or 0,
+        ),
+    )
+
+
+def _check_target(
+    request: requests.Subscribe | requests.Unsubscribe | requests.Disconnect | requests.Refresh,
+) -> CommandError | None:
+    # to pass over it would act on more connections than were meant
+    return bad("session: connections have none here; name the client") if request.session else None
