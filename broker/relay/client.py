@@ -1,6 +1,6 @@
 """The client of nats-py, with what a relay needs beside it: order, confirmation, and no task for each subject.
 
-Three things of nats-py 2.16 stand in the way, and are gone round here:
+Four things of nats-py 2.16 stand in the way, and are gone round here:
 
 - `flush` and `rtt` write their PING past the commands that still wait in the client, so a PONG does not prove that a
   subscription or a publication has reached the server. `confirm` writes what waits first.
@@ -8,6 +8,7 @@ Three things of nats-py 2.16 stand in the way, and are gone round here:
 - Each callback subscription has a queue (which drops what it can't hold) and a task: 5 KB, and two turns of the event
   loop for each message. Here the parser hands messages over itself; what the node cannot take in time stays in the
   socket, and NATS sees it.
+- `connect` tries a server that refuses again and again, two seconds apart, until it is cancelled.
 
 This reaches into the client's protected parts, so the version is pinned, and the relay's tests hold each of them.
 """
@@ -68,6 +69,11 @@ class RelayClient(Client):
         self._pongs.append(confirmed)
         waiting.append(_PING)
         transport.writelines(waiting)
+
+    async def _select_next_server(self) -> None:
+        """Called by `connect`: try the one server there is, once. Which one is next is the relay's business."""
+        self._current_server = self._server_pool[0]
+        await self._connect_to_server(self._current_server)
 
     def cut(self) -> None:
         """End the connection without a word, where `close` hangs."""
