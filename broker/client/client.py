@@ -119,6 +119,11 @@ class Client:
 
     # what command handlers and the API call
 
+    def the_session(self) -> Session:
+        """The session, for those who run only within one."""
+        assert self.session is not None  # noqa: S101 - all commands but connect do
+        return self.session
+
     def reply(self, ident: int, method: str, result: Result) -> None:
         self.send(replies.reply(ident, method, result))
 
@@ -165,8 +170,7 @@ class Client:
         Nothing is sent of the topic before `done` is called: with None as soon as nothing that is published from then
         on will be missed, with an error if that can't be had now. `done` sends the answer.
         """
-        session = self.session
-        assert session is not None  # noqa: S101 - handlers run in a session
+        session = self.the_session()
         session.add(topic, subscription)
         if subscription.ends_at < inf:
             self.outlet.wake_by(subscription.ends_at)
@@ -222,8 +226,7 @@ class Client:
 
     def drop(self, topic: str) -> bool:
         """End a subscription in silence; whether there was one."""
-        assert self.session is not None  # noqa: S101 - handlers run in a session
-        if self.session.subscriptions.pop(topic, None) is None:
+        if self.the_session().subscriptions.pop(topic, None) is None:
             return False
         self.node.leave(topic, self.outlet)
         return True

@@ -1,0 +1,165 @@
+"""The commands by which a client comes in and stays in: connect and refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING
+
+from broker import __version__
+from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, TokenProblem
+from broker.core.policy import TopicPolicy
+from broker.core.session import Session, Subscription
+from broker.wire import commands as wire
+from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
+from broker.wire.replies import ConnectResult, RefreshResult, SubscribeResult, raw
+
+if TYPE_CHECKING:
+    from broker.client.client import Client
+
+
+def connect(client: Client, ident: int, request: wire.Connect) -> None:
+    if client.session is not None:
+        client.close(close(CloseCode.BAD_REQUEST, "connected already"))
+        return
+    claims = _identify(client, request.token)
+    if isinstance(claims, CommandError):
+        client.node.metrics.connects.labels("expired").inc()
+        client.fail(ident, claims)
+        return
+    if isinstance(claims, Close):
+        client.node.metrics.connects.labels("refused").inc()
+        client.close(claims)
+        return
+    options = client.node.options
+    session = Session(
+        client.id,
+        claims.user,
+        info=claims.info,
+        ends_at=client.expires_by(claims.expires_at),
+        capabilities=claims.capabilities,
+    )
+    wanted = _server_side(client, claims)
+    if isinstance(wanted, CommandError):
+        client.node.metrics.connects.labels("refused").inc()
+        client.fail(ident, wanted)
+        return
+    client.begin(session, ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
+
+    def answer() -> None:
+        client.node.metrics.connects.labels("ok").inc()
+        client.reply(
+            ident,
+            "connect",
+            ConnectResult(
+                client=client.id,
+                version=__version__,
+                expires=claims.expires_at is not None,
+                ttl=client.node.ttl(claims.expires_at),
+                subs={one.topic: SubscribeResult(data=raw(one.data)) for one, _ in wanted},
+                ping=options.ping_seconds,
+                pong=True,
+                node=client.node.name,
+            ),
+        )
+
+    _attach_all(client, wanted, answer)
+
+
+def refresh(client: Client, ident: int, request: wire.Refresh) -> None:
+    session = client.the_session()
+    if not request.token:
+        client.fail(ident, CommandError(ErrorCode.BAD_REQUEST, "refresh.token: missing"))
+        return
+    claims = client.node.tokens.connection(request.token)
+    if isinstance(claims, Rejected):
+        if claims.problem is TokenProblem.EXPIRED:
+            client.fail(ident, CommandError(ErrorCode.TOKEN_EXPIRED))
+        else:
+            client.close(close(CloseCode.INVALID_TOKEN, claims.reason))
+        return
+    if claims.user != session.user:
+        client.close(close(CloseCode.INVALID_TOKEN, "sub: the token is for another user"))
+        return
+    session.ends_at = client.expires_by(claims.expires_at)
+    session.capabilities = claims.capabilities
+    session.info = claims.info
+    if session.ends_at < inf:
+        client.outlet.wake_by(session.ends_at)
+    client.reply(
+        ident,
+        "refresh",
+        RefreshResult(
+            client=client.id,
+            version=__version__,
+            expires=claims.expires_at is not None,
+            ttl=client.node.ttl(claims.expires_at),
+        ),
+    )
+
+
+def _identify(client: Client, token: str) -> ConnectionClaims | CommandError | Close:
+    if not token:
+        if client.node.options.anonymous:
+            return _ANONYMOUS
+        return close(CloseCode.BAD_REQUEST, "connect.token: missing")
+    claims = client.node.tokens.connection(token)
+    if isinstance(claims, Rejected):
+        if claims.problem is TokenProblem.EXPIRED:
+            return CommandError(ErrorCode.TOKEN_EXPIRED)
+        return close(CloseCode.INVALID_TOKEN, claims.reason)
+    if not claims.user and not client.node.options.anonymous:
+        return close(CloseCode.INVALID_TOKEN, "sub: missing, and the anonymous are not let in")
+    return claims
+
+
+_ANONYMOUS = ConnectionClaims(
+    user="",
+    expires_at=None,
+    info=None,
+    subscriptions=(),
+    capabilities=(),
+    token_id=None,
+    issued_at=None,
+)
+
+_Wanted = list[tuple[ServerSubscription, TopicPolicy]]
+
+
+def _server_side(client: Client, claims: ConnectionClaims) -> _Wanted | CommandError:
+    """What the server subscribes the client to: as its token says, and its personal topic."""
+    subscriptions = {one.topic: one for one in claims.subscriptions}
+    personal = client.node.personal_topic(claims.user)
+    if personal is not None and personal not in subscriptions:
+        subscriptions[personal] = ServerSubscription(personal, None, None)
+    limit = client.node.options.topics_per_connection
+    if len(subscriptions) > limit:
+        return CommandError(ErrorCode.LIMIT_EXCEEDED, f"the token names more than {limit} topics")
+    wanted: _Wanted = []
+    for topic, subscription in subscriptions.items():
+        policy = client.node.locate(topic)
+        if isinstance(policy, CommandError):
+            return policy
+        wanted.append((subscription, policy))
+    return wanted
+
+
+def _attach_all(client: Client, wanted: _Wanted, answer: Callable[[], None]) -> None:
+    """Subscribe to all, then answer; when one of them can't be had now, the client has to come again."""
+    remaining = {one.topic for one, _ in wanted}
+    if not remaining:
+        answer()
+        return
+    client.connecting(waiting=True)
+
+    def joined(topic: str, error: CommandError | None) -> None:
+        remaining.discard(topic)
+        if error is not None:
+            client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
+        elif not remaining:
+            answer()
+            client.connecting(waiting=False)
+
+    for one, policy in wanted:
+        subscription = Subscription(policy, info=one.info, server_side=True)
+        client.attach(one.topic, subscription, lambda error, topic=one.topic: joined(topic, error))  # type: ignore[misc]

@@ -1,0 +1,75 @@
+"""The commands that carry data: publish, and what nothing handles yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.core.permissions import Action
+from broker.relay.connection import Confirmation
+from broker.wire import commands as wire
+from broker.wire.codes import CloseCode, CommandError, ErrorCode, close
+from broker.wire.payload import one_line
+from broker.wire.replies import EMPTY
+
+if TYPE_CHECKING:
+    from broker.client.client import Client
+
+
+def publish(client: Client, ident: int, request: wire.Publish) -> None:
+    session = client.the_session()
+    topic = request.channel
+    policy = client.node.locate(topic, "publish.channel")
+    if isinstance(policy, CommandError):
+        client.fail(ident, policy)
+        return
+    data = bytes(request.data)
+    if not data:
+        client.fail(ident, CommandError(ErrorCode.BAD_REQUEST, "publish.data: missing"))
+        return
+    subscription = session.subscriptions.get(topic)
+    granted = subscription is not None and Action.PUBLISH in subscription.actions
+    if not session.may(Action.PUBLISH, topic, policy.publish, granted=granted):
+        client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
+        return
+    outcome = client.node.publish(
+        policy, topic, one_line(data), info=session.client_info(topic), source="websocket", field="publish.data"
+    )
+    if isinstance(outcome, CommandError):
+        client.fail(ident, outcome)
+        return
+    client.publishing()
+
+    def confirmed(future: Confirmation) -> None:
+        error = client.node.publish_error(future)
+
+        def answer() -> None:
+            if error is None:
+                client.reply(ident, "publish", EMPTY)
+            else:
+                client.fail(ident, error)
+            client.published()
+
+        # whoever publishes where it is subscribed sees its own publication first
+        here = client.node.hub.topics.get(topic)
+        if here is None:
+            answer()
+        else:
+            here.when_flushed(answer)
+
+    outcome.add_done_callback(confirmed)
+
+
+def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats | wire.History) -> None:
+    """Presence and history commands: no policy has either yet."""
+    policy = client.node.locate(request.channel, "channel")
+    client.fail(ident, policy if isinstance(policy, CommandError) else CommandError(ErrorCode.NOT_AVAILABLE))
+
+
+def rpc(client: Client, ident: int, request: wire.Rpc) -> None:
+    del request
+    client.fail(ident, CommandError(ErrorCode.NOT_AVAILABLE, "rpc: nothing handles it here"))
+
+
+def send(client: Client, ident: int, request: wire.Send) -> None:
+    del ident, request
+    client.close(close(CloseCode.NOT_AVAILABLE, "send: nothing handles it here"))
