@@ -36,7 +36,7 @@ from broker.edge.handshake import Origins
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
 from broker.operations import Operations
-from broker.relay.connection import NatsOptions
+from broker.relay.options import NatsOptions
 from broker.settings import Settings, SettingsError, make_policies
 
 WEBSOCKET_PATH = "/connection/websocket"

@@ -24,16 +24,12 @@ from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.metrics import Metrics
-from broker.relay.connection import (
-    Confirmation,
-    NatsConnection,
-    NatsOptions,
-    RelayError,
-    RelayTooLargeError,
-)
+from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
+from broker.relay.errors import RelayError, RelayTooLargeError
 from broker.relay.headers import publication_headers, read_headers
 from broker.relay.live import LiveRelay
+from broker.relay.options import NatsOptions
 from broker.relay.subjects import Subjects
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.payload import is_json, one_line

@@ -19,6 +19,7 @@ from broker.core.session import Subscription
 from broker.relay.control import Peer
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
+from broker.wire.payload import one_line
 
 if TYPE_CHECKING:
     from broker.client.client import Client
@@ -226,4 +227,4 @@ def _join(client: Client, operation: Subscribe, subscription: Subscription) -> a
 
 
 def _bytes(value: msgspec.Raw | UnsetType) -> bytes | None:
-    return None if isinstance(value, UnsetType) else bytes(value)
+    return None if isinstance(value, UnsetType) else one_line(bytes(value))

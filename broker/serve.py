@@ -21,8 +21,8 @@ from broker.edge.client_socket import ClientSocket
 from broker.edge.drain import drain
 from broker.edge.http import EdgeHttpProtocol
 from broker.log import set_up
-from broker.relay.connection import RelayError
 from broker.relay.embedded import EmbeddedNats
+from broker.relay.errors import RelayError
 from broker.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from broker.log import set_up
-from broker.relay.connection import RelayError
 from broker.relay.embedded import EmbeddedNats, die_with_parent
+from broker.relay.errors import RelayError
 from broker.serve import StartError
 from broker.settings import Settings
 

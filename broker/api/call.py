@@ -11,8 +11,8 @@ import msgspec
 from broker.auth.api_keys import ApiKey
 from broker.node import Node
 from broker.operations import Operation, Operations
-from broker.relay.connection import RelayError
 from broker.relay.control import Peer
+from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 
 EMPTY = b"{}"

@@ -127,14 +127,14 @@ class ApiEndpoint:
                 return self._too_large
         parts = [body]
         size = len(body)
-        while message.get("more_body"):
+        while message.get("more_body") and size <= self._body_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self._body_bytes:
-                return self._too_large
+        if size > self._body_bytes:
+            return self._too_large
         return b"".join(parts)
 
     async def _error(self, send: Send, name: str, error: CommandError, *, as_status: bool) -> None:

@@ -6,7 +6,8 @@ import msgspec
 
 from broker.api import requests
 from broker.api.call import EMPTY, Call, Outcome, bad, error_json
-from broker.relay.connection import Confirmation, RelayError, confirmed
+from broker.relay.connection import Confirmation, confirmed
+from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.payload import one_line
 

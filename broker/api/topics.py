@@ -7,7 +7,7 @@ import msgspec
 from broker.api import requests
 from broker.api.call import Call, Outcome, check_topic, encode, named, unreachable
 from broker.operations import Channels, ChannelsAnswer, Info, NodeInfo
-from broker.relay.connection import RelayError
+from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 
 

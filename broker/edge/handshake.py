@@ -169,13 +169,11 @@ class Origins:
 def _split(origin: str) -> tuple[str, str, str]:
     """Scheme, host and port of an origin; the port may be `*`, and is empty where it is the scheme's own."""
     scheme, _, rest = origin.partition("://")
-    if rest.endswith(":*"):
-        return scheme, rest[:-2], "*"
-    parts = urlsplit(f"//{rest}")
     try:
-        port = "" if parts.port is None else str(parts.port)
-    except ValueError:
-        port = "?"
+        parts = urlsplit(f"//{rest.removesuffix(':*')}")
+        port = "*" if rest.endswith(":*") else str(parts.port or "")
+    except ValueError:  # whoever sends this has made it up; it fits nothing
+        return scheme, "", ""
     return scheme, parts.hostname or "", port
 
 

@@ -13,61 +13,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from broker.relay.client import RelayClient
+from broker.relay.errors import RelayLostError, RelayTooLargeError, RelayUnavailableError, describe
+from broker.relay.options import CONNECT_SECONDS, NatsOptions, without_secrets
 from broker.relay.parser import Sink
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """A server that lets a PING wait longer is given up."""
 WATCHDOG_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
+LAME_DUCK_SECONDS = (0.1, 5.0)
 BACKOFF_SECONDS = (0.1, 5.0)
 """The first and the longest wait before another attempt; each is a random part of its bound ("full jitter")."""
 HEADER_OVERHEAD_BYTES = 16
 UNCONFIRMED_BYTES = 64 * 1024 * 1024
 """What may be on its way to NATS; beyond that it does not keep up."""
-
-
-class RelayError(Exception):
-    """NATS cannot do it now."""
-
-
-class RelayUnavailableError(RelayError):
-    """There is no connection to NATS, or too much waits for it: nothing was sent."""
-
-
-class RelayTooLargeError(RelayError):
-    """More than the NATS server takes in one message: nothing was sent."""
-
-
-class RelayLostError(RelayError):
-    """The connection ended before NATS confirmed: it may have happened or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class NatsOptions:
-    """Where NATS is and how to sign in. Paths are of files, read at each connect."""
-
-    servers: Sequence[str]
-    name: str
-    user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    credentials_file: str | None = None
-    nkey_file: str | None = None
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
 
 
 Confirmation = asyncio.Future[bool]
@@ -200,7 +167,7 @@ class NatsConnection:
                 client = await self._connect(server)
             except Exception as error:  # noqa: BLE001 - whatever a server makes nats-py raise, the next attempt is the answer
                 attempt += 1
-                text = f"cannot connect to NATS at {_public(server)}: {describe(error)}"
+                text = f"cannot connect to NATS at {without_secrets(server)}: {describe(error)}"
                 if text != said:  # not a line for each attempt of a long outage
                     logger.warning("%s; trying again", text)
                     said = text
@@ -208,7 +175,7 @@ class NatsConnection:
                 await asyncio.sleep(random.uniform(0, min(longest, first * 2 ** min(attempt, 10))))  # noqa: S311 - jitter
                 continue
             attempt, said = 0, ""
-            logger.info("connected to NATS at %s", _public(server))
+            logger.info("connected to NATS at %s", without_secrets(server))
             try:
                 await self._live(client)
             finally:
@@ -218,35 +185,26 @@ class NatsConnection:
             random.shuffle(self._known)
 
     async def _connect(self, server: str) -> RelayClient:
-        self._ended.clear()
+        # each life has an event of its own, so that what the last one still has to say can't end the next
+        ended = self._ended = asyncio.Event()
+
+        async def closed() -> None:
+            ended.set()
+
+        async def lame_duck() -> None:
+            logger.info("the NATS server is about to leave; connecting elsewhere")
+            # not all nodes at once
+            self._loop.call_later(random.uniform(*LAME_DUCK_SECONDS), ended.set)  # noqa: S311 - jitter
+
         client = RelayClient()
-        options = self._options
-        arguments: dict[str, Any] = {
-            "servers": [server],
-            "name": options.name,
-            "allow_reconnect": False,
-            "connect_timeout": CONNECT_SECONDS,
-            "ping_interval": 10,
-            "max_outstanding_pings": 2,
-            "error_cb": _log_error,
-            "closed_cb": self._closed,
-            "lame_duck_mode_cb": self._lame_duck,
-            "user": options.user,
-            "password": options.password,
-            "token": options.token,
-            "user_credentials": options.credentials_file,
-            "nkeys_seed": options.nkey_file,
-            "skip_subject_validation": True,  # topics and prefixes were checked before they came here
-        }
-        if options.tls_ca or options.tls_cert or server.startswith(("tls:", "wss:")):
-            context = ssl.create_default_context(cafile=options.tls_ca)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if options.tls_cert:
-                context.load_cert_chain(options.tls_cert, options.tls_key)
-            arguments["tls"] = context
         try:
-            async with asyncio.timeout(2 * CONNECT_SECONDS):
-                await client.connect(**arguments)
+            arguments = {
+                **self._options.arguments(server),
+                "error_cb": _log_error,
+                "closed_cb": closed,
+                "lame_duck_mode_cb": lame_duck,
+            }
+            await _within(2 * CONNECT_SECONDS, client.connect(**arguments))
         except BaseException:
             await _close(client)
             raise
@@ -257,7 +215,7 @@ class NatsConnection:
         self._numbers = {subject: client.post_subscription(subject, sink) for subject, sink in self._sinks.items()}
         self._client = client
         self.max_payload = client.max_payload
-        self._known = list(dict.fromkeys([*self._options.servers, *_discovered(client, self._options.servers)]))
+        self._known = self._options.with_discovered(client.discovered_servers)
         watching = asyncio.create_task(self._watch())
 
         def confirmed_first(first: Confirmation) -> None:
@@ -298,14 +256,6 @@ class NatsConnection:
                 self._ended.set()
             await asyncio.sleep(WATCHDOG_SECONDS)
 
-    async def _closed(self) -> None:
-        self._ended.set()
-
-    async def _lame_duck(self) -> None:
-        """The server will leave soon: go elsewhere, but not all nodes at once."""
-        logger.info("the NATS server is about to leave; connecting elsewhere")
-        asyncio.get_running_loop().call_later(random.uniform(0.1, 5), self._ended.set)  # noqa: S311 - jitter
-
 
 async def _log_error(error: Exception) -> None:
     # what ends a connection is told where it is made again; what the server doesn't permit is told nowhere else
@@ -313,30 +263,34 @@ async def _log_error(error: Exception) -> None:
     logger.log(level, "NATS: %s", describe(error))
 
 
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Let nats-py work, but not for longer. It has a task of its own, as nats-py swallows cancellations while it
+    flushes: ours would be lost, and this connection never end.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(_look_at)
+    try:
+        done, _ = await asyncio.wait((task,), timeout=seconds)
+        if not done:
+            raise TimeoutError
+        task.result()
+    finally:
+        task.cancel()
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """What a task that was given up still raises is no news."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def _close(client: RelayClient) -> None:
     """Close a client, also one whose server has stopped reading."""
     try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await client.close()
+        await _within(CLOSE_SECONDS, client.close())
     except Exception as error:  # noqa: BLE001 - it is given up in any case
         logger.debug("closing the NATS client: %s", describe(error))
         client.cut()
-
-
-def _discovered(client: RelayClient, configured: Sequence[str]) -> list[str]:
-    """Servers that the cluster told of, in the form in which one is configured."""
-    scheme = urlsplit(configured[0]).scheme or "nats"
-    return [f"{scheme}://{url.netloc}" for url in client.discovered_servers]
-
-
-def _public(server: str) -> str:
-    """A server's URL without what may be a secret in it."""
-    url = urlsplit(server)
-    return f"{url.scheme}://{url.hostname}:{url.port or 4222}"
-
-
-def describe(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _fail(future: Confirmation, text: str) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from broker.relay.connection import NatsConnection, RelayError, confirmed, describe
+from broker.relay.connection import NatsConnection, confirmed
+from broker.relay.errors import RelayError, describe
 from broker.relay.subjects import Subjects
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from broker.relay.connection import RelayError
+from broker.relay.errors import RelayError
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from broker.core.topic import parse_pattern, topic_problem
 MASK = "********"
 EMBEDDED = "embedded"
 
-_NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+_NATS_SCHEMES = ("nats", "tls")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # up to the last @ before a comma or a space: a password that should have been percent-encoded is masked whole
@@ -153,7 +153,6 @@ def _nats_url(text: str) -> str:
     servers = [server.strip() for server in text.split(",")]
     if servers == [EMBEDDED]:
         return EMBEDDED
-    schemes = set()
     for position, server in enumerate(servers, 1):
         problem = _server_problem(server)
         if problem is not None:
@@ -161,11 +160,8 @@ def _nats_url(text: str) -> str:
             where = f"at entry {position} of {len(servers)}" if len(servers) > 1 else "here"
             raise ValueError(
                 f"is not what NATS can be reached by: {where}, {problem}; "
-                f"give nats://host:4222 (or tls://, ws://, wss://), several with commas between, or embedded"
+                f"give nats://host:4222 or tls://host:4222, several with commas between, or embedded"
             )
-        schemes.add(urlsplit(server).scheme.startswith("ws"))
-    if len(schemes) > 1:
-        raise ValueError("mixes WebSocket and plain addresses, which the NATS client cannot; give one kind")
     return ",".join(servers)
 
 
