@@ -53,7 +53,7 @@ class Metrics:
             registry=registry,
         )
         self.delivered = Counter(
-            "broker_delivered", "Publications handed to subscribers' sockets.", ("policy",), registry=registry
+            "broker_delivered", "Publications written to subscribers' sockets.", ("policy",), registry=registry
         )
         self.dropped = Counter(
             "broker_dropped", "Publications not delivered to a subscriber.", ("policy", "reason"), registry=registry
@@ -87,6 +87,12 @@ class Metrics:
             "1 while NATS is connected (the least of all workers).",
             registry=registry,
             multiprocess_mode="livemin",
+        )
+        self.errors = Counter(
+            "broker_errors",
+            "Commands and API calls answered with an error of the protocol, by its code.",
+            ("source", "code"),
+            registry=registry,
         )
         self.http_requests = Counter(
             "broker_http_requests", "HTTP requests answered.", ("method", "status"), registry=registry

@@ -26,7 +26,7 @@ from broker.core.wheel import TimerWheel
 from broker.metrics import Metrics
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
-from broker.relay.errors import RelayError, RelayTooLargeError
+from broker.relay.errors import RelayError, RelayRefusedError, RelayTooLargeError
 from broker.relay.headers import publication_headers, read_headers
 from broker.relay.live import LiveRelay
 from broker.relay.options import NatsOptions
@@ -114,14 +114,15 @@ class Node:
         self._tick_due = 0.0
         self._ticks = 0
         self._ticking: asyncio.TimerHandle | None = None
-        self._connecting: asyncio.Task[None] | None = None
+        self.relaying: asyncio.Task[None] | None = None
+        """Keeps the connection to NATS; it has no end of its own."""
 
     # life
 
     def start(self) -> None:
         """Begin to connect to NATS and to keep time."""
         self.control.start()
-        self._connecting = asyncio.create_task(self.connection.run())
+        self.relaying = asyncio.create_task(self.connection.run())
         self._tick_due = self.clock() + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -131,21 +132,21 @@ class Node:
         await self.connection.settle()
         if self._ticking is not None:
             self._ticking.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        if self.relaying is not None:
+            self.relaying.cancel()
+            await asyncio.gather(self.relaying, return_exceptions=True)
 
     def _tick(self) -> None:
         now = self.clock()
         self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
         self._tick_due = now + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
-        self.wheel.advance(now)
         self._ticks += 1
         if self._ticks % 10 == 0:
             self._live.sweep()
             self.control.tick()
             self.observe()
+        self.wheel.advance(now)
 
     def observe(self) -> None:
         """Bring the gauges up to date."""
@@ -173,6 +174,8 @@ class Node:
             reasons.append("the node is draining")
         if not self.connection.connected:
             reasons.append("NATS is not connected")
+        elif not self.control.acquainted:
+            reasons.append("the other nodes have not been heard yet")
         return reasons
 
     # clients
@@ -199,8 +202,8 @@ class Node:
 
     @staticmethod
     def ttl(expires_at: float | None) -> int:
-        """Whole seconds until a time (Unix seconds), one at least; 0 for never."""
-        return 0 if expires_at is None else max(1, int(expires_at - time.time()))
+        """Whole seconds until a time (Unix seconds), one at least, and at most what 32 bits hold; 0 for never."""
+        return 0 if expires_at is None else min(max(1, int(expires_at - time.time())), 0xFFFFFFFF)
 
     # topics
 
@@ -230,7 +233,10 @@ class Node:
         """Call `settled` when the interest that `want` returned is there, and what has come already is delivered."""
 
         def done(future: Confirmation) -> None:
-            if future.cancelled() or future.exception() is not None:
+            problem = future.exception()
+            if isinstance(problem, RelayRefusedError):
+                settled(CommandError(ErrorCode.INTERNAL, str(problem)))
+            elif problem is not None:
                 settled(CommandError(ErrorCode.INTERNAL, "NATS can't be reached; try again"))
             else:
                 topic.when_flushed(lambda: settled(None))
@@ -291,19 +297,23 @@ class Node:
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def _count_published(self, counts: Mapping[tuple[str, str], int], outcome: Confirmation) -> None:
-        result = "unknown" if outcome.cancelled() or outcome.exception() else "ok"
+        problem = outcome.exception()
+        result = "ok" if problem is None else "refused" if isinstance(problem, RelayRefusedError) else "unknown"
         for (policy, source), count in counts.items():
             self.metrics.count_published(policy, source, result, count)
 
     @staticmethod
     def publish_error(outcome: Confirmation) -> CommandError | None:
         """What to say of a finished publish that failed."""
-        if outcome.cancelled() or outcome.exception() is not None:
-            return CommandError(
-                ErrorCode.INTERNAL,
-                "the connection to NATS was lost before it confirmed; it may have been published or not",
-            )
-        return None
+        problem = outcome.exception()
+        if problem is None:
+            return None
+        if isinstance(problem, RelayRefusedError):
+            return CommandError(ErrorCode.INTERNAL, str(problem))
+        return CommandError(
+            ErrorCode.INTERNAL,
+            "the connection to NATS was lost before it confirmed; it may have been published or not",
+        )
 
     def _arrived(self, name: str, data: bytes, headers: Mapping[str, str] | None) -> None:
         """A message of a topic, from NATS."""

@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from broker import __version__
 from broker.core.session import Subscription
 from broker.relay.control import Peer
+from broker.relay.errors import RelayUnavailableError
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
 from broker.wire.payload import one_line
@@ -129,15 +130,20 @@ class Operations:
             The answers in JSON, this node's first, and the nodes that have not answered in time.
 
         Raises:
-            RelayError: the others can't be asked now; nothing was done here either.
+            RelayError: the others can't be asked now. Where that is so before anything is sent, nothing is done here
+                either.
         """
-        gathered = await self._node.control.ask(_NAMES[type(operation)], _encode(operation))
-        mine = _encode(await self._do[type(operation)](operation))
-        return [mine, *gathered.answers], gathered.unanswered
+        if not self._node.connection.connected:
+            raise RelayUnavailableError("not connected to NATS")
+        mine, gathered = await asyncio.gather(
+            self._do[type(operation)](operation),
+            self._node.control.ask(_NAMES[type(operation)], _encode(operation)),
+        )
+        return [_encode(mine), *gathered.answers], gathered.unanswered
 
     def _clients(self, whose: Whose) -> Iterator[Client]:
         for client in tuple(self._node.users.get(whose.user, ())):
-            if whose.client in ("", client.id):
+            if whose.client in ("", client.id) and not client.closed:
                 yield client
 
     async def _subscribe(self, operation: Subscribe) -> Done:
@@ -213,9 +219,10 @@ def _join(client: Client, operation: Subscribe, subscription: Subscription) -> a
     """Subscribe one client; done when it is, or can't be."""
     joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def done(error: CommandError | None) -> None:
+    def done(error: CommandError | None, enter: Callable[[], None]) -> None:
         if error is None:
             client.send(replies.subscribe_push(operation.channel, _bytes(operation.data)))
+            enter()
         elif error.code is ErrorCode.INTERNAL:
             # it can't be had now; a client that comes back is better than one that waits for nothing
             client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))

@@ -17,7 +17,6 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
-from broker.core.frames import BINARY, frame
 from broker.core.wheel import TimerWheel
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
@@ -42,7 +41,7 @@ class Echo(WebSocketProtocol):
         self.send(payload)
 
     def binary(self, payload: bytes) -> None:
-        self.send_frame(frame(BINARY, payload), 1)
+        self.send_binary(payload)
 
 
 def make_edge(metrics: Metrics) -> Edge:

@@ -7,6 +7,9 @@ from broker.api.call import Call, Outcome, bad, check_topic, everywhere
 from broker.operations import Disconnect, Refresh, Subscribe, Unsubscribe
 from broker.wire.codes import REASON_BYTES, CloseCode, CommandError, ErrorCode
 
+_MAX_TIME = 2**53
+"""Unix seconds beyond this are no number that JSON carries exactly."""
+
 
 async def subscribe(call: Call, request: requests.Subscribe) -> Outcome:
     refused = check_topic(call, request.channel) or _check_target(request)
@@ -15,8 +18,8 @@ async def subscribe(call: Call, request: requests.Subscribe) -> Outcome:
     for name in ("b64info", "b64data"):
         if getattr(request, name) is not None:
             return bad(f"{name}: is for bytes, which JSON clients can't be sent")
-    if (request.expire_at or 0) < 0:
-        return bad("expire_at: must not be negative")
+    if not 0 <= (request.expire_at or 0) <= _MAX_TIME:
+        return bad("expire_at: must be a time in seconds since 1970")
     return await everywhere(
         call,
         Subscribe(
@@ -75,8 +78,8 @@ async def refresh(call: Call, request: requests.Refresh) -> Outcome:
     refused = _check_target(request)
     if refused is not None:
         return refused
-    if (request.expire_at or 0) < 0:
-        return bad("expire_at: must not be negative")
+    if not 0 <= (request.expire_at or 0) <= _MAX_TIME:
+        return bad("expire_at: must be a time in seconds since 1970")
     return await everywhere(
         call,
         Refresh(

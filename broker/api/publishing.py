@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from broker.api import requests
@@ -10,6 +12,9 @@ from broker.relay.connection import Confirmation, confirmed
 from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.payload import one_line
+
+_AT_ONCE = 200
+"""Topics of a broadcast that are published in one turn of the event loop."""
 
 
 async def publish(call: Call, request: requests.Publish) -> Outcome:
@@ -45,7 +50,11 @@ async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
     if not request.channels:
         return bad("channels: must name one topic at least")
     # all are handed over before the first is waited for, so that they share the way to NATS and back
-    started = [_publish(call, topic, request) for topic in request.channels]
+    started = []
+    for topic in request.channels:
+        started.append(_publish(call, topic, request))
+        if len(started) % _AT_ONCE == 0:
+            await asyncio.sleep(0)  # a list may name a hundred thousand; others have their turn, too
     outcomes = [one if isinstance(one, CommandError) else await _settled(call, one) for one in started]
     responses = b",".join(b'{"result":{}}' if error is None else error_json(error) for error in outcomes)
     return b'{"responses":[%b]}' % responses

@@ -11,13 +11,15 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 
 from broker.client.commands import HANDLERS
 from broker.client.joining import Joining
 from broker.client.outlet import Outlet
 from broker.core.heartbeat import Beat, Heartbeat
+from broker.core.hub import Topic
 from broker.core.session import Session, Subscription
 from broker.node import Node
 from broker.wire import replies
@@ -26,6 +28,9 @@ from broker.wire.commands import PONG, Command, Connect, Send, Undecodable, Unsu
 from broker.wire.replies import Result
 
 logger = logging.getLogger(__name__)
+
+Attached = Callable[[CommandError | None, Callable[[], None]], None]
+"""Told how a subscription went: the error, if there was one, and what to call once that is answered."""
 
 MAX_IN_FLIGHT = 256
 """Publishes of one client that wait for NATS; more are not read."""
@@ -36,7 +41,8 @@ class Client:
 
     __slots__ = (
         "_connect_by",
-        "_connecting",
+        "_early",
+        "_entries",
         "_heartbeat",
         "_in_flight",
         "_line",
@@ -56,7 +62,10 @@ class Client:
         self.session: Session | None = None
         self.closed = False
         self._connect_by = node.clock() + node.options.connect_seconds
-        self._connecting = False
+        self._early: list[bytes] | None = None
+        """While the answer to connect waits: what is to be sent after it."""
+        self._entries: Sequence[Callable[[], None]] = ()
+        """Subscriptions whose publications wait for it, too."""
         self._heartbeat: Heartbeat | None = None
         self._in_flight = 0
         self._line: deque[Command] | None = None
@@ -90,6 +99,7 @@ class Client:
 
     def lost(self) -> None:
         """The transport has ended, by whatever."""
+        logger.debug("gone", extra={"client": self.id})
         self.closed = True
         self._line = None
         if self.session is not None:
@@ -97,15 +107,18 @@ class Client:
             for topic in self.session.subscriptions:
                 self.node.leave(topic, self.outlet)
             self.session.subscriptions.clear()
+        self._enter_all()  # which now only lets the stand-ins go
 
     def wake(self, now: float) -> float:
         """Do what is due; return when there is something to do again."""
         session, heartbeat = self.session, self._heartbeat
-        if session is None or heartbeat is None:
+        if session is None:
             if now >= self._connect_by:
                 self.close(close(CloseCode.STALE, "no connect command in time"))
             return self._connect_by
-        beat = heartbeat.due(now, excused=not self.outlet.ready)
+        if heartbeat is None:  # the answer to connect waits for NATS, and the relay bounds that
+            return session.ends_at
+        beat = heartbeat.due(now, excused=not self.outlet.ready or self._line is not None)
         if beat is Beat.LATE:
             self.close(close(CloseCode.NO_PONG))
         elif now >= session.ends_at:
@@ -128,33 +141,42 @@ class Client:
         self.send(replies.reply(ident, method, result))
 
     def fail(self, ident: int, error: CommandError) -> None:
+        self.node.metrics.errors.labels("websocket", str(int(error.code))).inc()
         self.send(replies.error_reply(ident, error))
 
     def send(self, line: bytes) -> None:
         """Send one reply or push, behind all that was sent before."""
         if self.closed:
             return
-        if self._out is not None:
+        if self._early is not None:
+            self._early.append(line)
+        elif self._out is not None:
             self._out.append(line)
         else:
             self.outlet.send(line)
 
     def close(self, reason: Close) -> None:
-        """End the connection; what was answered before still goes out first."""
+        """End the connection; what was answered before goes out first, as far as the connection takes it."""
         if self.closed:
             return
         self._flush()
         self.closed = True
         self.outlet.close(reason)
 
-    def begin(self, session: Session, *, ping_seconds: float, pong_seconds: float) -> None:
-        """The connect command has been accepted."""
+    def begin(self, session: Session) -> None:
+        """The connect command has been accepted; its answer may still have to wait."""
         self.session = session
+        self.node.register(self)
+        if session.ends_at < inf:
+            self.outlet.wake_by(session.ends_at)
+
+    def answered(self, *, ping_seconds: float, pong_seconds: float) -> None:
+        """The connect command has been answered."""
+        logger.debug("connected", extra={"client": self.id})
         now = self.node.clock()
         first = now + random.uniform(0, ping_seconds)  # noqa: S311 - spread, not secrecy
         self._heartbeat = Heartbeat(ping_seconds, pong_seconds, first)
-        self.node.register(self)
-        self.outlet.wake_by(min(first, session.ends_at))
+        self.outlet.wake_by(first)
 
     def expires_by(self, unix_seconds: float | None) -> float:
         """When what a token grants ends here, on the node's clock: some leeway after the token itself, so that the
@@ -164,11 +186,15 @@ class Client:
             return inf
         return self.node.clock() + unix_seconds - time.time() + self.node.options.expiry_leeway_seconds
 
-    def attach(self, topic: str, subscription: Subscription, done: Callable[[CommandError | None], None]) -> None:
+    def attach(self, topic: str, subscription: Subscription, done: Attached) -> None:
         """Subscribe to a topic that the session doesn't have yet.
 
-        Nothing is sent of the topic before `done` is called: with None as soon as nothing that is published from then
-        on will be missed, with an error if that can't be had now. `done` sends the answer.
+        Args:
+            topic: with a policy, as `Node.locate` finds it.
+            subscription: what it is to be.
+            done: called with None as soon as nothing that is published from then on will be missed, with an error if
+                that can't be had now. It sends the answer, and then calls the function it is given besides: not
+                before that is anything sent of the topic.
         """
         session = self.the_session()
         session.add(topic, subscription)
@@ -176,48 +202,68 @@ class Client:
             self.outlet.wake_by(subscription.ends_at)
         policy = subscription.policy
         waiting = self.node.want(policy, topic)
-        if waiting is None:
+        if waiting is None and self._early is None:
             self.node.hub.add(topic, policy, self.outlet)
-            done(None)
+            done(None, _nothing)
             return
         joining = Joining(self.node.options.queue_bytes)
         joined = self.node.hub.add(topic, policy, joining)
+        if waiting is None:
+            done(None, partial(self._enter_flushed, topic, subscription, joining, joined))
+            return
         self._settling = self._settling or set()
         self._settling.add(topic)
 
         def settled(error: CommandError | None) -> None:
-            self._settle(session, topic, subscription, joining, error, done)
+            self._settle(topic, subscription, joining, joined, error, done)
 
         self.node.when_wanted(waiting, joined, settled)
 
     def _settle(
         self,
-        session: Session,
         topic: str,
         subscription: Subscription,
         joining: Joining,
+        joined: Topic,
         error: CommandError | None,
-        done: Callable[[CommandError | None], None],
+        done: Attached,
     ) -> None:
-        """The interest is there, or can't be had: the client takes the place of its stand-in, or doesn't."""
+        """The interest is there, or can't be had."""
         if joining.overflowed:
             error = CommandError(ErrorCode.INTERNAL, "too much was published meanwhile; try again")
         if self.closed:
-            self.node.leave(topic, joining)
-            return
-        if session.subscriptions.get(topic) is not subscription:
+            error = error or CommandError(ErrorCode.INTERNAL, "the connection has ended")
+        elif self.the_session().subscriptions.get(topic) is not subscription:
             error = CommandError(ErrorCode.PERMISSION_DENIED, "unsubscribed by the server meanwhile")
         elif error is not None:
-            del session.subscriptions[topic]
-        if error is None:
-            # before the stand-in goes, so that the topic is never without a subscriber
-            self.node.hub.add(topic, subscription.policy, self.outlet)
-        self.node.leave(topic, joining)
-        done(error)
-        if error is None:
-            for frame, messages in joining.held:
-                self.outlet.send_frame(frame, messages)
+            del self.the_session().subscriptions[topic]
+        if error is not None:
+            self.node.leave(topic, joining)
+            done(error, _nothing)
+        else:
+            done(None, partial(self._enter_flushed, topic, subscription, joining, joined))
         self._settled(topic)
+
+    def _enter_flushed(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
+        """Enter as soon as the stand-in has all that has come: within a fan-out the change would lose its message."""
+        enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining))
+        if self._early is None:
+            enter()
+        else:
+            self._entries = [*self._entries, enter]
+
+    def _enter(self, topic: str, subscription: Subscription, joining: Joining) -> None:
+        """Take the place of the stand-in, and send what it has held."""
+        if self.closed or self.the_session().subscriptions.get(topic) is not subscription:
+            self.node.leave(topic, joining)
+            return
+        # before the stand-in goes, so that the topic is never without a subscriber
+        self.node.hub.add(topic, subscription.policy, self.outlet)
+        self.node.leave(topic, joining)
+        if joining.overflowed:
+            self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
+        for frame, messages in joining.held:
+            self.outlet.send_publications(frame, subscription.policy.name, messages)
 
     def unsubscribed(self, topic: str, code: int, reason: str) -> None:
         """End a subscription from the server's side and tell the client."""
@@ -239,11 +285,23 @@ class Client:
         self._in_flight -= 1
         self._advance()
 
-    def connecting(self, *, waiting: bool) -> None:
-        """The connect command waits for NATS (or does not any more): everything else waits for it."""
-        self._connecting = waiting
-        if not waiting:
-            self._advance()
+    def hold_back(self) -> None:
+        """The answer to connect has to wait for NATS: so does everything else, commands and pushes."""
+        self._early = []
+
+    def let_go(self, answer: Callable[[], None]) -> None:
+        """Send the answer to connect, and then what had to wait for it: pushes, publications, commands."""
+        early, self._early = self._early, None
+        answer()
+        for line in early or ():
+            self.send(line)
+        self._enter_all()
+        self._advance()
+
+    def _enter_all(self) -> None:
+        entries, self._entries = self._entries, ()
+        for enter in entries:
+            enter()
 
     # the line
 
@@ -256,7 +314,7 @@ class Client:
             self._run(command)
 
     def _must_wait(self, command: Command) -> bool:
-        if self._connecting or self._in_flight >= MAX_IN_FLIGHT:
+        if self._early is not None or self._in_flight >= MAX_IN_FLIGHT:
             return True
         request = command.request()
         if self._in_flight and isinstance(request, Unsubscribe):
@@ -306,3 +364,7 @@ class Client:
         out, self._out = self._out, None
         if out and not self.closed:
             self.outlet.send(b"\n".join(out))
+
+
+def _nothing() -> None:
+    """There is nothing to do after the answer."""

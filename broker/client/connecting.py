@@ -44,7 +44,7 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
         client.node.metrics.connects.labels("refused").inc()
         client.fail(ident, wanted)
         return
-    client.begin(session, ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
+    client.begin(session)
 
     def answer() -> None:
         client.node.metrics.connects.labels("ok").inc()
@@ -62,6 +62,7 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
                 node=client.node.name,
             ),
         )
+        client.answered(ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
 
     _attach_all(client, wanted, answer)
 
@@ -146,20 +147,20 @@ def _server_side(client: Client, claims: ConnectionClaims) -> _Wanted | CommandE
 
 def _attach_all(client: Client, wanted: _Wanted, answer: Callable[[], None]) -> None:
     """Subscribe to all, then answer; when one of them can't be had now, the client has to come again."""
-    remaining = {one.topic for one, _ in wanted}
-    if not remaining:
+    if not wanted:
         answer()
         return
-    client.connecting(waiting=True)
+    client.hold_back()
+    remaining = len(wanted)
 
-    def joined(topic: str, error: CommandError | None) -> None:
-        remaining.discard(topic)
+    def attached(error: CommandError | None, enter: Callable[[], None]) -> None:
+        nonlocal remaining
+        remaining -= 1
+        enter()  # when the answer is sent
         if error is not None:
             client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
         elif not remaining:
-            answer()
-            client.connecting(waiting=False)
+            client.let_go(answer)
 
     for one, policy in wanted:
-        subscription = Subscription(policy, info=one.info, server_side=True)
-        client.attach(one.topic, subscription, lambda error, topic=one.topic: joined(topic, error))  # type: ignore[misc]
+        client.attach(one.topic, Subscription(policy, info=one.info, server_side=True), attached)

@@ -24,15 +24,14 @@ class Joining:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
         del topic
         self._size_bytes += len(frame)
         if self._size_bytes > self._limit_bytes:
             self.overflowed = True
             self.held.clear()
-            return False
-        self.held.append((frame, messages))
-        return True
+        else:
+            self.held.append((frame, messages))
 
 
 def _never(_: bytes) -> object:

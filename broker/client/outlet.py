@@ -14,8 +14,8 @@ class Outlet(Subscriber, Protocol):
     def send(self, payload: bytes) -> None:
         """Send JSON lines: written now, or queued behind what waits already. Never raises."""
 
-    def send_frame(self, frame: bytes, messages: int) -> None:
-        """Send what is framed already; `messages` publications are in it."""
+    def send_publications(self, frame: bytes, policy: str, messages: int) -> None:
+        """Send what is framed already, and holds so many publications of a policy."""
 
     def close(self, close: Close) -> None:
         """End the connection with a code and a reason."""

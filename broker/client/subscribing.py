@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
 
-    def done(error: CommandError | None) -> None:
+    def done(error: CommandError | None, enter: Callable[[], None]) -> None:
         if error is not None:
             client.fail(ident, error)
             return
@@ -60,6 +61,7 @@ def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
                 was_recovering=request.recover,
             ),
         )
+        enter()
 
     client.attach(topic, subscription, done)
 

@@ -25,11 +25,9 @@ class Subscriber(Protocol):
     write: Callable[[bytes], object]
     """Hands bytes to the socket. May raise OSError or RuntimeError when that is gone."""
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
-        """The slow path: queue the frame, or do what the overflow policy says. Never raises.
-
-        Returns:
-            Whether it will be delivered, as far as that can be said now.
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+        """The slow path: queue the frame, or do what the overflow policy says. Never raises. It counts what becomes of
+        the messages itself.
         """
 
 
@@ -173,26 +171,34 @@ class Hub:
         turns = self._turns
         while turns and budget > 0:
             topic = turns.popleft()
-            fan_out = topic.fanning_out
-            if fan_out is None:
-                fan_out = self._begin(topic)
-                if len(topic.subscribers) <= budget:
-                    budget -= len(topic.subscribers) + 1
-                    self._write(topic, topic.subscribers, fan_out)
-                    self._finish(topic, fan_out)
-                    continue
-                # it will take several slices, and people come and go meanwhile
-                fan_out.members = tuple(topic.subscribers)
-                topic.fanning_out = fan_out
-            begin, fan_out.position = fan_out.position, fan_out.position + budget
-            present = topic.subscribers
-            self._write(topic, [one for one in fan_out.members[begin : fan_out.position] if one in present], fan_out)
-            budget = 0
-            if fan_out.position >= len(fan_out.members):
-                self._finish(topic, fan_out)
-            else:
-                turns.append(topic)
+            try:
+                budget -= self._serve(topic, budget)
+            finally:
+                # here too when it failed, so that a mistake costs one fan-out and not the topic
+                topic.queued = topic.fanning_out is not None or bool(topic.pending)
+                if topic.queued:
+                    turns.append(topic)
         return bool(turns)
+
+    def _serve(self, topic: Topic, budget: int) -> int:
+        """Begin a topic's next fan-out, or go on with the one under way; how much of the budget it took."""
+        fan_out, topic.fanning_out = topic.fanning_out, None
+        if fan_out is None:
+            fan_out = self._begin(topic)
+            if len(topic.subscribers) <= budget:
+                self._write(topic, topic.subscribers, fan_out)
+                self._finish(topic, fan_out)
+                return len(topic.subscribers) + 1
+            # it will take several slices, and people come and go meanwhile
+            fan_out.members = tuple(topic.subscribers)
+        begin, fan_out.position = fan_out.position, fan_out.position + budget
+        present = topic.subscribers
+        self._write(topic, [one for one in fan_out.members[begin : fan_out.position] if one in present], fan_out)
+        if fan_out.position >= len(fan_out.members):
+            self._finish(topic, fan_out)
+        else:
+            topic.fanning_out = fan_out
+        return budget
 
     def _begin(self, topic: Topic) -> _FanOut:
         """Frame what is pending, up to a frame's bound; the rest gets a frame of its own afterwards."""
@@ -215,11 +221,6 @@ class Hub:
         return _FanOut(self._make_frame(b"\n".join(pending[:count])), arrivals[:count], waiting)
 
     def _finish(self, topic: Topic, fan_out: _FanOut) -> None:
-        topic.fanning_out = None
-        if topic.pending:
-            self._turns.append(topic)
-        else:
-            topic.queued = False
         self._on_delivered(topic, fan_out.delivered, fan_out.arrivals)
         for callback in fan_out.waiting:
             callback()
@@ -242,5 +243,5 @@ class Hub:
             reached += 1
         messages = len(fan_out.arrivals)
         for subscriber in slow:
-            reached += subscriber.deliver(topic, frame, messages)
+            subscriber.deliver(topic, frame, messages)
         fan_out.delivered += reached

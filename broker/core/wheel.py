@@ -58,7 +58,10 @@ class TimerWheel:
             sleeper.wheel_slot = ASLEEP_NOWHERE
 
     def advance(self, now: float) -> None:
-        """Wake all that are due at `now`."""
+        """Wake all that are due at `now`. When some of them raise, the others are woken all the same, and the first
+        error is raised afterwards.
+        """
+        failure: Exception | None = None
         target = int(now / self._tick)
         while self._ticks < target:
             self._ticks += 1
@@ -66,6 +69,12 @@ class TimerWheel:
             while slot:
                 sleeper = slot.pop()
                 sleeper.wheel_slot = ASLEEP_NOWHERE
-                again = sleeper.wake(now)
+                try:
+                    again = sleeper.wake(now)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failure = failure or error
+                    continue
                 if again is not None:
                     self.schedule(sleeper, again)
+        if failure is not None:
+            raise failure

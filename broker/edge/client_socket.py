@@ -45,6 +45,9 @@ class ClientSocket(WebSocketProtocol):
     def due(self, now: float) -> float:
         return inf if self._client is None else self._client.wake(now)
 
+    def label(self) -> str:
+        return "-" if self._client is None else self._client.id
+
     def lost(self, code: int) -> None:
         # clients can send any code; a series for each would let them grow the metrics
         self.edge.metrics.closes.labels(str(code) if code in _KNOWN_CODES else "other").inc()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -63,5 +63,11 @@ class Edge:
     def slow(self, change: int) -> None:
         self.metrics.slow_connections.inc(change)
 
-    def dropped(self, policy: str, reason: str, messages: int) -> None:
-        self.metrics.dropped.labels(policy, reason).inc(messages)
+    def delivered(self, counts: Mapping[str, int]) -> None:
+        """Count publications that were written late, by policy."""
+        for policy, messages in counts.items():
+            self.metrics.count_delivered(policy, messages)
+
+    def dropped(self, counts: Mapping[str, int], reason: str) -> None:
+        for policy, messages in counts.items():
+            self.metrics.dropped.labels(policy, reason).inc(messages)

@@ -79,6 +79,10 @@ class WebSocketProtocol(asyncio.Protocol):
         del now
         return inf
 
+    def label(self) -> str:
+        """What logs call this connection."""
+        return "-"
+
     def lost(self, code: int) -> None:
         """The connection has ended, by this code (1006: without a close frame)."""
 
@@ -135,7 +139,7 @@ class WebSocketProtocol(asyncio.Protocol):
                     self._fail(payload)
         except Exception:
             # a mistake of ours ends this one connection, and is seen
-            logger.exception("a message could not be handled")
+            logger.exception("a message could not be handled", extra={"client": self.label()})
             self.close(close(CloseCode.SERVER_ERROR))
 
     def eof_received(self) -> bool:
@@ -148,7 +152,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.write = _nowhere
         self._reader = None
         self._transport = None
-        self._drop_queue()
+        self._drop_queue("closed")
         edge.wheel.cancel(self)
         edge.sockets.discard(self)
         if not self._closing:
@@ -170,13 +174,15 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         while queue and not self._paused:
             before = queue.size_bytes
-            batch = queue.take(WRITE_BYTES)
+            batch, counts = queue.take(WRITE_BYTES)
             self.edge.queued(queue.size_bytes - before)
             if not self._write(batch):
+                self.edge.dropped(counts, "closed")
                 return
+            self.edge.delivered(counts)
         if self._paused:  # the write may have filled the socket again
             return
-        self._drop_queue()
+        self._drop_queue("closed")
         self.ready = not self._closing
         if not self._reading_held and not transport.is_closing():
             transport.resume_reading()
@@ -187,19 +193,20 @@ class WebSocketProtocol(asyncio.Protocol):
         """Send a text message."""
         self._send(frame(TEXT, payload))
 
-    def send_frame(self, data: bytes, messages: int) -> None:
-        """Send a frame that is made already."""
-        del messages
-        self._send(data)
+    def send_binary(self, payload: bytes) -> None:
+        """Send a binary message."""
+        self._send(frame(BINARY, payload))
 
-    def deliver(self, topic: Topic, data: bytes, messages: int) -> bool:
+    def send_publications(self, data: bytes, policy: str, messages: int) -> None:
+        """Send a frame that is made already, and holds so many publications of a policy."""
+        if not self.ready:
+            self._enqueue(data, policy, messages)
+        elif self._write(data):
+            self.edge.delivered({policy: messages})
+
+    def deliver(self, topic: Topic, data: bytes, messages: int) -> None:
         """The hub's slow path: this connection can't take the frame now."""
-        if self._closing:
-            return False
-        if self._enqueue(data):
-            return True
-        self.edge.dropped(topic.policy.name, "slow", messages)
-        return False
+        self._enqueue(data, topic.policy.name, messages)
 
     def pause_reading(self) -> None:
         self._reading_held = True
@@ -232,7 +239,7 @@ class WebSocketProtocol(asyncio.Protocol):
             again = self.due(now)
         except Exception:
             # a mistake of ours ends this one connection, and not the wheel's turn
-            logger.exception("what was due could not be done")
+            logger.exception("what was due could not be done", extra={"client": self.label()})
             self.close(close(CloseCode.SERVER_ERROR))
             return None
         if not self._closing:  # else the wheel has its end already
@@ -248,7 +255,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _send(self, data: bytes) -> None:
         if self.ready:
             self._write(data)
-        elif not self._closing:
+        else:
             self._enqueue(data)
 
     def _write(self, data: bytes) -> bool:
@@ -259,22 +266,26 @@ class WebSocketProtocol(asyncio.Protocol):
             return False
         return True
 
-    def _enqueue(self, data: bytes) -> bool:
-        """Queue a frame; False when that ends the connection, since the queue is full."""
+    def _enqueue(self, data: bytes, policy: str = "", messages: int = 0) -> None:
+        """Queue a frame; when the queue is full, that ends the connection."""
+        if self._closing or self._transport is None:
+            return
         queue = self._queue
         now = self.edge.clock()
         if queue is None:
             queue = self._queue = OutboundQueue(self.edge.queue_bytes, self.edge.queue_age_seconds)
             self.edge.slow(+1)
-        if not queue.push(data, now):
+        if not queue.push(data, now, policy, messages):
+            if messages:
+                self.edge.dropped({policy: messages}, "slow")
             self.close(close(CloseCode.SLOW))
-            return False
+            return
         self.edge.queued(len(data))
         self.wake_by(queue.expires_at())
-        return True
 
-    def _drop_queue(self) -> None:
+    def _drop_queue(self, reason: str) -> None:
         if self._queue is not None:
+            self.edge.dropped(self._queue.waiting(), reason)
             self.edge.queued(-self._queue.size_bytes)
             self.edge.slow(-1)
             self._queue = None
@@ -299,13 +310,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._closing = True
         self._code = code
         self.ready = False
-        self._drop_queue()  # what waited can't be delivered any more; the close frame has to get through
+        # what waited can't be delivered any more; the close frame has to get through
+        self._drop_queue("slow" if code == CloseCode.SLOW else "closed")
         self._write(data)
-        self._reading_held = False
         if transport.is_closing():
             return
-        if self._paused:
-            # it is behind; its answer could be, too
+        if self._paused or self._reading_held:
+            # its answer is to be heard
             transport.resume_reading()
         self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
 
@@ -318,7 +329,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._closing = True
             self._code = close_code(body)
             self.ready = False
-            self._drop_queue()
+            self._drop_queue("closed")
             self._write(frame(CLOSE, body[:2]))
             # who does not read does not let TCP end
             self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)

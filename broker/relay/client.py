@@ -20,7 +20,9 @@ from collections.abc import Mapping
 
 from nats.aio.client import Client
 from nats.protocol import command
+from nats.protocol.parser import PERMISSIONS_ERR
 
+from broker.relay.errors import RelayRefusedError
 from broker.relay.parser import RelayParser, Sink
 
 _PING = b"PING\r\n"
@@ -69,6 +71,16 @@ class RelayClient(Client):
         self._pongs.append(confirmed)
         waiting.append(_PING)
         transport.writelines(waiting)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Called for an -ERR. What it complains of was sent before the oldest PING that waits for its PONG."""
+        if PERMISSIONS_ERR in err_msg and self._pongs:
+            refused = self._pongs[0]
+            self._pongs[0] = self._pongs[0].get_loop().create_future()  # for the PONG, which comes all the same
+            if not refused.done():
+                refused.set_exception(RelayRefusedError(f"NATS does not permit this: {err_msg}"))
+                refused.exception()  # looked at: that nobody waits for it is no mistake
+        await super()._process_err(err_msg)
 
     async def _select_next_server(self) -> None:
         """Called by `connect`: try the one server there is, once. Which one is next is the relay's business."""

@@ -19,7 +19,13 @@ from functools import partial
 from typing import Any
 
 from broker.relay.client import RelayClient
-from broker.relay.errors import RelayLostError, RelayTooLargeError, RelayUnavailableError, describe
+from broker.relay.errors import (
+    RelayLostError,
+    RelayRefusedError,
+    RelayTooLargeError,
+    RelayUnavailableError,
+    describe,
+)
 from broker.relay.options import CONNECT_SECONDS, NatsOptions, without_secrets
 from broker.relay.parser import Sink
 
@@ -65,11 +71,17 @@ class NatsConnection:
         self._unconfirmed: dict[asyncio.Future[bool], int] = {}
         self._unconfirmed_bytes = 0
         self._ended = asyncio.Event()
+        self._restored = self._no_connection()
         self.max_payload = 1024 * 1024
 
     @property
     def connected(self) -> bool:
         return self._client is not None
+
+    @property
+    def restored(self) -> Confirmation:
+        """Done when this life's server has all subscriptions; failed while there is no connection."""
+        return self._restored
 
     def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Confirmation:
         """Send a message; in order with all that is published and subscribed here.
@@ -112,9 +124,7 @@ class NatsConnection:
         self._sinks[subject] = sink
         client = self._client
         if client is None:
-            future: Confirmation = self._loop.create_future()
-            _fail(future, "not connected to NATS")
-            return future
+            return self._no_connection()
         self._numbers[subject] = client.post_subscription(subject, sink)
         return self._this_round()
 
@@ -128,9 +138,14 @@ class NatsConnection:
     async def settle(self) -> None:
         """Wait until NATS has all that was sent, as far as there is a connection."""
         if self._client is not None:
-            with suppress(RelayLostError, TimeoutError):
+            with suppress(RelayLostError, RelayRefusedError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await confirmed(self._this_round())
+
+    def _no_connection(self) -> Confirmation:
+        future: Confirmation = self._loop.create_future()
+        _fail(future, "not connected to NATS")
+        return future
 
     def _this_round(self) -> Confirmation:
         round_ = self._round
@@ -218,13 +233,14 @@ class NatsConnection:
         self._known = self._options.with_discovered(client.discovered_servers)
         watching = asyncio.create_task(self._watch())
 
-        def confirmed_first(first: Confirmation) -> None:
-            if self._client is client and not first.cancelled() and first.exception() is None:
+        def answered(restored: Confirmation) -> None:
+            if self._client is client and not isinstance(restored.exception(), RelayLostError):
                 self._on_change(True)
 
         try:
             # not awaited: what ends this life may come before it is confirmed
-            self._this_round().add_done_callback(confirmed_first)
+            self._restored = self._this_round()
+            self._restored.add_done_callback(answered)
             await self._ended.wait()
         finally:
             watching.cancel()
@@ -233,6 +249,7 @@ class NatsConnection:
     def _end_life(self) -> None:
         self._client = None
         self._numbers = {}
+        self._restored = self._no_connection()
         lost = list(self._unconfirmed)
         if self._round is not None:
             lost.append(self._round)
@@ -254,6 +271,8 @@ class NatsConnection:
                 self._ended.set()
             except RelayLostError:
                 self._ended.set()
+            except RelayRefusedError:
+                pass  # it has answered
             await asyncio.sleep(WATCHDOG_SECONDS)
 
 

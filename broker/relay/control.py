@@ -11,11 +11,12 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import msgspec
 
 from broker.relay.connection import NatsConnection, confirmed
-from broker.relay.errors import RelayError, describe
+from broker.relay.errors import RelayError, RelayUnavailableError, describe
 from broker.relay.subjects import Subjects
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ HELLO_SECONDS = 2.0
 GONE_SECONDS = 7.0
 """A node unheard for so long is taken for dead: three heartbeats lost, and some slack."""
 ANSWER_SECONDS = 2.0
+ACQUAINTANCE_SECONDS = 0.3
+"""How long after connecting a node waits for the others to say that they are there."""
+HEAD_BYTES = 512
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 """Does an operation on this node: its name and its arguments in JSON; the result in JSON."""
@@ -60,17 +64,22 @@ class _Request(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    """The head of an answer's part; the part itself follows behind a line feed. NATS bounds a message's size."""
+
     id: int
     uid: str
-    result: msgspec.Raw
+    part: int
+    parts: int
 
 
 class _Question:
-    __slots__ = ("answers", "done", "missing")
+    __slots__ = ("answers", "done", "missing", "parts")
 
     def __init__(self, missing: dict[str, Peer]) -> None:
         self.missing = missing
         self.answers: list[bytes] = []
+        self.parts: dict[str, dict[int, bytes]] = {}
+        """What has come of answers in several parts, by node."""
         self.done = asyncio.Event()
 
 
@@ -107,6 +116,7 @@ class ControlBus:
         self._questions: dict[int, _Question] = {}
         self._ids = itertools.count(1)
         self._next_hello = 0.0
+        self._acquainted_at = inf
         self._working: set[asyncio.Task[None]] = set()
 
     @property
@@ -126,7 +136,13 @@ class ControlBus:
         """The connection to NATS is there (again): everybody may have changed meanwhile."""
         now = self._clock()
         self._peers = {uid: (peer, now) for uid, (peer, _) in self._peers.items()}
+        self._acquainted_at = now + ACQUAINTANCE_SECONDS
         self._say_hello(ask=True)
+
+    @property
+    def acquainted(self) -> bool:
+        """Whether the other nodes have had time to answer since this one connected."""
+        return self._clock() >= self._acquainted_at
 
     def tick(self) -> None:
         """Heartbeat and funerals. Call it about every second."""
@@ -170,9 +186,13 @@ class ControlBus:
         Raises:
             RelayError: the question could not be asked.
         """
+        if not self._connection.connected:
+            raise RelayUnavailableError("not connected to NATS")
+        if not self.acquainted:  # whom it would not wait for, it could not name either
+            await asyncio.sleep(min(ACQUAINTANCE_SECONDS, self._acquainted_at - self._clock()))
         ident = next(self._ids)
         question = _Question({peer.uid: peer for peer in self.peers})
-        if not question.missing and self._connection.connected:
+        if not question.missing:
             return Gathered()
         self._questions[ident] = question
         try:
@@ -198,8 +218,11 @@ class ControlBus:
         try:
             assert self.handle is not None  # noqa: S101 - set before anything is received
             result = await self.handle(request.operation, bytes(request.arguments))
-            answer = _Answer(request.id, self._me.uid, msgspec.Raw(result))
-            await confirmed(self._connection.publish(self._subjects.answers(request.uid), _encode(answer)))
+            size = self._connection.max_payload - HEAD_BYTES
+            parts = [result[begin : begin + size] for begin in range(0, len(result), size)]
+            for number, part in enumerate(parts):
+                head = _encode(_Answer(request.id, self._me.uid, number, len(parts)))
+                await confirmed(self._connection.publish(self._subjects.answers(request.uid), head + b"\n" + part))
         except RelayError as error:
             logger.warning("%s for node %s: %s", request.operation, request.uid, describe(error))
         except Exception:
@@ -208,10 +231,15 @@ class ControlBus:
 
     def _on_answer(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
         del headers
-        answer = _decode_answer(payload)
+        head, _, part = payload.partition(b"\n")
+        answer = _decode_answer(head)
         question = self._questions.get(answer.id)
-        if question is not None:
-            question.answers.append(bytes(answer.result))
+        if question is None:
+            return
+        parts = question.parts.setdefault(answer.uid, {})
+        parts[answer.part] = part
+        if len(parts) == answer.parts:
+            question.answers.append(b"".join(parts[number] for number in range(answer.parts)))
             self._settle(question, answer.uid)
 
     @staticmethod

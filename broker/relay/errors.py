@@ -15,6 +15,10 @@ class RelayTooLargeError(RelayError):
     """More than the NATS server takes in one message: nothing was sent."""
 
 
+class RelayRefusedError(RelayError):
+    """NATS does not permit something that was sent; which of all that was sent with it, it does not say."""
+
+
 class RelayLostError(RelayError):
     """The connection ended before NATS confirmed: it may have happened or not."""
 

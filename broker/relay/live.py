@@ -65,7 +65,10 @@ class LiveRelay:
             confirmed = self._connection.subscribe(subject, partial(self._deliver, topic))
             confirmed.add_done_callback(partial(self._confirmed, topic))
             interest = self._interests[topic] = _Interest(subject, confirmed)
-        return None if _succeeded(interest.confirmed) else interest.confirmed
+        if not _succeeded(interest.confirmed):
+            return interest.confirmed
+        # made in an earlier life perhaps: then this one's server has it when it has all subscriptions
+        return None if _succeeded(self._connection.restored) else self._connection.restored
 
     def _confirmed(self, topic: str, confirmed: Confirmation) -> None:
         interest = self._interests.get(topic)

@@ -91,7 +91,10 @@ class RelayParser:
         end = begin + size
         if end + 2 > len(buffer):
             return -1
-        headers = await self._client._process_headers(buffer[begin : begin + headers_size])  # noqa: SLF001
+        try:
+            headers = await self._client._process_headers(buffer[begin : begin + headers_size])  # noqa: SLF001
+        except Exception:  # noqa: BLE001 - what is no header block to nats-py is none; the message itself may be sound
+            headers = None
         self._hand_over(number, buffer[begin + headers_size : end], headers)
         return end + 2
 
@@ -112,7 +115,11 @@ class RelayParser:
         elif operation == b"PING":
             await client._process_ping()  # noqa: SLF001
         elif operation == b"INFO":
-            await client._process_info(json.loads(line[5:]))  # noqa: SLF001
+            try:
+                info = json.loads(line[5:])
+            except ValueError:
+                raise ProtocolError("malformed INFO") from None
+            await client._process_info(info)  # noqa: SLF001
         elif operation == b"-ERR":
             await client._process_err(line[5:].strip().decode(errors="replace").lower())  # noqa: SLF001
         elif not line.startswith(b"+OK"):

@@ -37,17 +37,16 @@ class Recorder:
         """A frame of the hub's: its header is short or of 16 bits."""
         self.payloads.append(frame[2:] if frame[1] < 126 else frame[4:])
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
         del topic, messages
         self._write(frame)
-        return True
 
     def send(self, payload: bytes) -> None:
         assert not self.closes, "sent behind the close"
         self.payloads.append(payload)
 
-    def send_frame(self, frame: bytes, messages: int) -> None:
-        del messages
+    def send_publications(self, frame: bytes, policy: str, messages: int) -> None:
+        del policy, messages
         self._write(frame)
 
     def close(self, close: Close) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -15,6 +16,13 @@ from tests.harness.tokens import token
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def own_nats(site: Site) -> NatsServer:
+    """For a test that pauses it."""
+    return site.start_nats()
+
 
 LOCKED = [{"name": "locked", "match": [">"], "subscribe": "nobody", "publish": "nobody"}]
 
@@ -180,3 +188,61 @@ async def test_a_disconnect_within_the_moment_of_the_connect_reply_is_not_lost(n
             assert ann.closed == (3503, "force disconnect")
             ann.client.lost()
         await eventually(lambda: not stage.node.hub.topics)
+
+
+async def test_nothing_comes_before_the_answer_to_connect(nats: NatsServer) -> None:
+    async with staged(nats) as stage:
+        await (await stage.connect(token("bob"))).call("subscribe", channel="hot")
+        for number in range(30):
+            conversation = stage.open()
+            # the one has subscribers here already, the other has to be asked for
+            made = token("ann", channels=["hot", f"cold.{number}"])
+            conversation.say({"id": 1, "connect": {"token": made}})
+            await stage.publish("hot", number)
+            await conversation.reply(1)
+            await stage.publish("hot", "behind it")
+            await eventually(lambda c=conversation: "behind it" in [p["pub"]["data"] for p in c.pushes])  # type: ignore[misc]
+            assert conversation.lines[0]["id"] == 1
+            assert [push["pub"]["data"] for push in conversation.pushes] in ([number, "behind it"], ["behind it"])
+            conversation.client.lost()
+
+
+async def test_what_the_api_does_meanwhile_comes_behind_the_answer_to_connect(nats: NatsServer) -> None:
+    async with staged(nats) as stage:
+        await (await stage.connect(token("bob"))).call("subscribe", channel="hot")
+        conversation = stage.open()
+        conversation.say({"id": 1, "connect": {"token": token("ann", channels=["cold"])}})
+        operations = Operations(stage.node)
+        await operations.everywhere(Subscribe(user="ann", channel="hot"))
+        await stage.publish("hot", 1)
+        await conversation.heard("hot", 1)
+        first, *others = conversation.lines
+        assert first["id"] == 1
+        assert [next(iter(line["push"].keys() - {"channel"})) for line in others] == ["subscribe", "pub"]
+
+
+async def test_a_client_that_ends_while_it_is_subscribed_holds_nobody_up(own_nats: NatsServer) -> None:
+    async with staged(own_nats) as stage:
+        conversation = await stage.connect(token("ann"))
+        own_nats.pause()
+        asked = asyncio.create_task(Operations(stage.node).everywhere(Subscribe(user="ann", channel="new")))
+        await eventually(lambda: "new" in stage.node.hub.topics)
+        conversation.client.lost()
+        own_nats.resume()
+        async with asyncio.timeout(10):
+            await asked
+        assert stage.node.hub.topics == {}
+
+
+async def test_a_client_that_ends_while_its_answer_waits_leaves_nothing(own_nats: NatsServer) -> None:
+    async with staged(own_nats) as stage:
+        keeper = await stage.connect(token("bob"))
+        await keeper.call("subscribe", channel="hot")
+        own_nats.pause()
+        conversation = stage.open()
+        conversation.say({"id": 1, "connect": {"token": token("ann", channels=["hot", "cold"])}})
+        conversation.client.lost()
+        own_nats.resume()
+        await eventually(lambda: stage.node.hub.subscriptions == 1)
+        keeper.client.lost()
+        assert stage.node.hub.topics == {}

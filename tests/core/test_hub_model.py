@@ -67,12 +67,11 @@ class Person:
         if self.failure is not None:
             raise self.failure
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> bool:
+    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
         assert not self.ready
         assert messages == frame.count(b"\n") + 1
         assert frame.startswith(topic.name.encode())
         self._queued(self.number, frame)
-        return True
 
 
 class HubModel(RuleBasedStateMachine):
@@ -184,13 +183,12 @@ class HubModel(RuleBasedStateMachine):
         assert number in life.subscribers
         assert number not in life.served
         life.served.add(number)
-        life.written += 1
 
     def got(self, number: int, frame: bytes) -> None:
         self.queued(number, frame)
-        if self.people[number].failure is not None:
+        if self.people[number].failure is None:
             [life] = [one for one in self.lives if one.frame is frame]
-            life.written -= 1
+            life.written += 1
 
     def delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
         """A fan-out is finished."""

@@ -24,7 +24,7 @@ def test_an_empty_queue_is_false_and_never_expires() -> None:
     assert len(queue) == 0
     assert queue.size_bytes == 0
     assert queue.expires_at() == inf
-    assert queue.take(100) == b""
+    assert queue.take(100)[0] == b""
 
 
 def test_a_queue_takes_as_many_bytes_as_its_limit_and_not_one_more() -> None:
@@ -34,7 +34,7 @@ def test_a_queue_takes_as_many_bytes_as_its_limit_and_not_one_more() -> None:
     assert (len(queue), queue.size_bytes) == (1, 6)
     assert queue.push(b"z" * 4, 0.0) is True
     assert queue.size_bytes == 10
-    assert queue.take(100) == b"xxxxxxzzzz"
+    assert queue.take(100)[0] == b"xxxxxxzzzz"
 
 
 def test_a_frame_larger_than_the_limit_never_fits() -> None:
@@ -62,15 +62,26 @@ def test_the_oldest_frame_decides_when_a_queue_is_too_old() -> None:
 
 def test_whole_frames_are_taken_as_many_as_fit() -> None:
     queue = queue_of(b"aa", b"bb", b"cc", b"dd")
-    assert queue.take(5) == b"aabb"
-    assert queue.take(4) == b"ccdd"
+    assert queue.take(5)[0] == b"aabb"
+    assert queue.take(4)[0] == b"ccdd"
     assert not queue
 
 
 def test_at_least_one_frame_is_taken_however_large() -> None:
     queue = queue_of(b"x" * 50, b"y")
-    assert queue.take(10) == b"x" * 50
-    assert queue.take(0) == b"y"
+    assert queue.take(10)[0] == b"x" * 50
+    assert queue.take(0)[0] == b"y"
+
+
+def test_it_tells_what_was_taken_and_what_waits_by_policy() -> None:
+    queue = OutboundQueue(100, 1.0)
+    queue.push(b"aa", 0.0, "chat", 2)
+    queue.push(b"bb", 0.0)
+    queue.push(b"cc", 0.0, "news", 1)
+    queue.push(b"dd", 0.0, "chat", 3)
+    assert queue.waiting() == {"chat": 5, "news": 1}
+    assert queue.take(6) == (b"aabbcc", {"chat": 2, "news": 1})
+    assert queue.waiting() == {"chat": 3}
 
 
 @given(st.lists(FRAMES | st.integers(0, 20)), st.integers(0, 40))
@@ -85,7 +96,7 @@ def test_what_was_accepted_comes_out_whole_in_order_and_once(steps: list[bytes |
                 model.append(step)
         else:
             before = len(queue)
-            taken = queue.take(step)
+            taken, _ = queue.take(step)
             count = before - len(queue)
             assert taken == b"".join(model.popleft() for _ in range(count))
             assert count <= 1 or len(taken) <= step

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from broker.relay.connection import HEADER_OVERHEAD_BYTES, confirmed
-from broker.relay.errors import RelayLostError, RelayTooLargeError, RelayUnavailableError
+from broker.relay.errors import RelayLostError, RelayRefusedError, RelayTooLargeError, RelayUnavailableError
 from tests.harness.nats import NatsServer
+from tests.harness.site import Site
 from tests.relay.relaying import Connection, Inbox, running
 
 pytestmark = pytest.mark.anyio
@@ -170,3 +171,20 @@ async def test_settling_waits_for_what_was_sent(server: NatsServer) -> None:
 async def test_a_second_server_is_tried_when_the_first_is_not_there(server: NatsServer) -> None:
     async with running("nats://127.0.0.1:1", server.url) as connection:
         await confirmed(connection.publish("a", b"1"))
+
+
+async def test_what_nats_does_not_permit_is_not_confirmed(site: Site) -> None:
+    rights = {"publish": ["open.>"], "subscribe": ["open.>"]}
+    users = [{"user": "u", "password": "p", "permissions": rights}]
+    server = site.start_nats({"authorization": {"users": users}})
+    async with running(server.url.replace("//", "//u:p@")) as connection:
+        for _ in range(20):
+            refused = connection.publish("closed.a", b"1")
+            with pytest.raises(RelayRefusedError, match="closed"):
+                await confirmed(refused)
+            await confirmed(connection.publish("open.a", b"1"))
+            refused = connection.subscribe("closed.b", Inbox())
+            with pytest.raises(RelayRefusedError, match="closed"):
+                await confirmed(refused)
+            connection.unsubscribe("closed.b")
+        assert connection.changes == [True]

@@ -160,13 +160,17 @@ async def test_an_interest_survives_the_loss_of_the_connection(own_server: NatsS
         await live.subscribe("t")
         own_server.kill()
         await connection.down()
-        assert live.want("p", "t") is None  # it is there again with the next connection
+        again = live.want("p", "t")
+        assert again is not None
+        with pytest.raises(RelayLostError):
+            again.result()  # what others publish now would be missed
         with pytest.raises(RelayUnavailableError):
             live.publish("p", "t", b"lost", None)
         own_server.start()
         await connection.another_life(2)
         await live.announce("t", b"1")
         assert live.delivered == [("t", b"1")]
+        assert live.want("p", "t") is None
 
 
 async def test_a_topic_first_wanted_while_nats_is_down_is_an_error_and_can_be_wanted_again(

@@ -159,6 +159,17 @@ def test_a_sink_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> Non
     assert "could not be handled" in caplog.text
 
 
+def test_headers_that_are_none_cost_no_more_than_themselves() -> None:
+    class Strict(Heard):
+        async def _process_headers(self, headers: bytes) -> Mapping[str, str]:
+            return {"raw": headers.decode("ascii")}
+
+    heard = Strict()
+    parser = RelayParser(cast("RelayClient", heard), _Sinks(heard))
+    asyncio.run(_feed(parser, (b"HMSG a 1 6 8\r\n\xff\xff\xff\xff\r\nhi\r\nPING\r\n",)))
+    assert heard.events == [("message", 1, b"hi", None), ("ping",)]
+
+
 def test_a_new_connection_begins_without_what_the_last_one_left() -> None:
     heard = Heard()
     parser = RelayParser(cast("RelayClient", heard), {})
