@@ -18,13 +18,14 @@ from starlette.routing import BaseRoute, Route
 
 from broker.api import openapi
 from broker.api.call import Backend
+from broker.api.direct import Application
 from broker.api.endpoint import Api, ApiEndpoint
 from broker.api.health import Answer, health, metrics
 from broker.api.methods import METHODS
 from broker.api.pages import root, upgrade_required
-from broker.api.problems import on_error, on_http_exception
+from broker.api.problems import Problems
 from broker.auth.api_keys import ApiKey, ApiKeys
-from broker.auth.keys import load_keys
+from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
@@ -37,7 +38,9 @@ from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
 from broker.operations import Operations
 from broker.relay.options import NatsOptions
-from broker.settings import Settings, SettingsError, make_policies
+from broker.settings import Settings, make_policies
+from broker.settings.mistakes import Finding
+from broker.settings.shape import Path
 
 WEBSOCKET_PATH = "/connection/websocket"
 
@@ -70,17 +73,24 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     return App(node, edge, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
 
 
-def check(settings: Settings) -> None:
-    """Find what only shows when the settings are put to use.
+def check(settings: Settings) -> list[Finding]:
+    """What only shows when the settings are put to use: keys that no token can be verified with."""
+    auth = settings.auth
+    findings = []
 
-    Raises:
-        SettingsError: keys that can't be used.
-    """
-    try:
-        _keys(settings)
-        ApiKeys(_api_keys(settings))
-    except ValueError as error:
-        raise SettingsError((str(error),)) from error
+    def try_key(path: Path, secret: str | None, public_keys: Sequence[str]) -> None:
+        try:
+            load_keys(secret, public_keys, auth.algorithms, minimum_secret_bytes=auth.minimum_secret_bytes)
+        except BadKeyError as error:
+            # the place comes from the path; what is left of the key's own name says where in a JWK set
+            text = str(error).removeprefix("hmac_secret").removeprefix("public_keys[0]")
+            findings.append(Finding(path, text=text.removeprefix(": ").removeprefix(".")))
+
+    if auth.hmac_secret is not None:
+        try_key(("auth", "hmac_secret"), auth.hmac_secret.get_secret_value(), ())
+    for at, entry in enumerate(auth.public_keys):
+        try_key(("auth", "public_keys", at), None, (entry,))
+    return findings
 
 
 def _keys(settings: Settings) -> KeyRing:
@@ -211,15 +221,17 @@ def _json(content: object) -> Answer:
     return answer
 
 
-def _application(routes: Sequence[BaseRoute], edge: Edge) -> Starlette:
+def _application(routes: Sequence[BaseRoute], edge: Edge) -> Application:
+    problems = Problems(_counting(edge.metrics.http_requests))
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Edge]]:
         yield {"edge": edge}  # uvicorn hands it to the protocol objects that it makes
 
-    return Starlette(
+    return Application(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={HTTPException: on_http_exception, Exception: on_error},
+        exception_handlers={HTTPException: problems.on_http_exception, Exception: problems.on_error},
     )
 
 

@@ -15,8 +15,12 @@ import uvloop
 
 from broker import __version__
 from broker.app import check
+from broker.auth.keys import load_keys
 from broker.auth.mint import mint, parse_duration
+from broker.auth.ring import HASHES
+from broker.auth.tokens import Rejected, TokenVerifier
 from broker.config_command import run_config
+from broker.core.topic import topic_problem
 from broker.dev import dev
 from broker.serve import StartError, Worker, serve
 from broker.settings import Settings, SettingsError, load
@@ -65,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(one)
     one.add_argument("user", metavar="USER", help="whose token; '' for the anonymous")
     one.add_argument("--ttl", type=_duration, default="1h", metavar="1h", help="how long it is valid (default: 1h)")
-    one.add_argument("--topic", action="append", default=[], metavar="T", help="make a subscription token for it")
+    one.add_argument(
+        "--topic", type=_topic, action="append", default=[], metavar="T", help="make a subscription token for it"
+    )
     one.set_defaults(command=_token)
 
     one = commands.add_parser("config", help="check or show the settings")
@@ -92,6 +98,13 @@ def _duration(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _topic(text: str) -> str:
+    problem = topic_problem(text)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} {problem}")
+    return text
+
+
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to 256")
@@ -99,9 +112,7 @@ def _workers(text: str) -> int:
 
 
 def _load(options: argparse.Namespace, flags: dict[str, dict[str, Any]]) -> Settings:
-    settings = load(options.config, os.environ, flags)
-    check(settings)
-    return settings
+    return load(options.config, os.environ, flags, inspect=check)
 
 
 def _run(coroutine: Coroutine[Any, Any, int]) -> int:
@@ -131,19 +142,38 @@ def _token(options: argparse.Namespace) -> int:
     auth = _load(options, {}).auth
     if auth.hmac_secret is None:
         raise SettingsError(("auth.hmac_secret: is not set, so nothing can be signed",))
+    if not options.user and not auth.anonymous:
+        raise SettingsError(("auth.anonymous: is false, so a node would refuse the token of the anonymous",))
+    secret = auth.hmac_secret.get_secret_value()
     tokens = mint(
         user=options.user,
         topic=options.topic,
         ttl_seconds=options.ttl,
-        secret=auth.hmac_secret.get_secret_value(),
+        secret=secret,
         audience=auth.audience,
         issuer=auth.issuer,
         now=time.time(),
+        # there is one: `check` refuses a secret that no algorithm is allowed for
+        algorithm=next(name for name in auth.algorithms or HASHES if name in HASHES),
+        user_claim=auth.user_claim,
     )
+    # the user's name and the time have their bounds, too: better refused here than by the node
+    verifier = TokenVerifier(
+        load_keys(secret, (), auth.algorithms, minimum_secret_bytes=auth.minimum_secret_bytes),
+        audience=auth.audience,
+        issuer=auth.issuer,
+        leeway_seconds=auth.leeway_seconds,
+        user_claim=auth.user_claim,
+        require_exp=auth.require_exp,
+    )
+    for token in tokens:
+        taken = verifier.subscription(token) if options.topic else verifier.connection(token)
+        if isinstance(taken, Rejected):
+            raise SettingsError((f"a node with these settings would refuse this token: {taken.reason}",))
     for token in tokens:
         print(token)
     return OK
 
 
 def _config(options: argparse.Namespace) -> int:
-    return run_config(options.mode, options.config, os.environ, {})
+    return run_config(options.mode, options.config, os.environ, {}, inspect=check)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from broker.settings import Settings, SettingsError, load
+from broker.settings.mistakes import Finding
 from broker.settings.values import MASK, mask_urls
 
 _BAD_SETTINGS = 2
@@ -23,8 +24,17 @@ def run_config(
     config_file: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
+    *,
+    inspect: Callable[[Settings], Sequence[Finding]],
 ) -> int:
     """Prints what was asked for to standard output, or mistakes, one per line, to standard error.
+
+    Args:
+        mode: What is asked for.
+        config_file: As `load` takes it, and so the next two.
+        environ: See there.
+        flags: See there.
+        inspect: What `serve` finds wrong with settings that are sound by themselves.
 
     Returns:
         The exit code: 0, or 2 when the settings have mistakes.
@@ -32,7 +42,7 @@ def run_config(
     if mode == "schema":
         return _say(_json(json_schema()))
     try:
-        settings = load(config_file, environ, flags)
+        settings = load(config_file, environ, flags, inspect=inspect)
     except SettingsError as error:
         sys.stderr.write("".join(f"{mistake}\n" for mistake in error.mistakes))
         return _BAD_SETTINGS

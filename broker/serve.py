@@ -131,13 +131,16 @@ async def _run(
     watching = [asyncio.create_task(_tell_ready(app, on_ready)), asyncio.create_task(stop.wait())]
     if embedded is not None:
         watching.append(asyncio.create_task(_end_with(embedded, stop)))
+    relaying = app.node.relaying
+    assert relaying is not None  # noqa: S101 - the node has been started
+    relaying.add_done_callback(_relay_ended)
     # what is there now stays; collections need not look at it again
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     try:
-        await asyncio.wait([watching[1], *running], return_when=asyncio.FIRST_COMPLETED)
-        failed = not stop.is_set() or (embedded is not None and watching[2].done())
+        await asyncio.wait([watching[1], relaying, *running], return_when=asyncio.FIRST_COMPLETED)
+        failed = not stop.is_set() or relaying.done() or (embedded is not None and watching[2].done())
         app.node.draining = True
         app.node.observe()
         if not failed:
@@ -147,6 +150,7 @@ async def _run(
                 rate_per_second=settings.drain.rate_per_second,
                 timeout_seconds=settings.drain.timeout_seconds,
             )
+            failed = relaying.done()
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*running)
@@ -163,6 +167,13 @@ async def _tell_ready(app: App, on_ready: Callable[[], None]) -> None:
     while app.node.reasons_against_readiness():  # noqa: ASYNC110 - once in a life
         await asyncio.sleep(0.02)
     on_ready()
+
+
+def _relay_ended(relaying: asyncio.Task[None]) -> None:
+    # it has its ways round everything that NATS and the network do, so unless we end it ourselves this is a bug of ours
+    if not relaying.cancelled():
+        text = "the connection to NATS is not kept any more; this node ends with it"
+        logger.critical(text, exc_info=relaying.exception())
 
 
 async def _end_with(embedded: EmbeddedNats, stop: asyncio.Event) -> None:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 WORKER_VARIABLE = "BROKER_WORKER"
 """Tells a process that it is a worker, and which."""
 STEADY_SECONDS = 5.0
-"""A worker that lived so long had started well; one that did not, the first time, will not do better again."""
+"""A worker that lived so long had started well. One that ends before, by itself, will not do better again."""
 BACKOFF_SECONDS = (0.2, 5.0)
 
 
@@ -41,7 +41,7 @@ async def supervise(settings: Settings, workers: int, arguments: Sequence[str]) 
         arguments: of the `broker serve` that each of them runs; the port is added, and NATS is told otherwise.
 
     Returns:
-        The exit code: the worst of the workers'.
+        The exit code: the worst of the workers': 2 after bad settings, 1 after any other failure.
 
     Raises:
         StartError: they can't be started.
@@ -105,12 +105,13 @@ class _Supervisor:
             code = await self._live(index)
             if self._stop.is_set():
                 # one that was told to end before it listened for that was ended by the signal itself
-                return 0 if -code in (signal.SIGTERM, signal.SIGINT) else abs(code)
+                return 0 if -code in (signal.SIGTERM, signal.SIGINT) else _exit_code(code)
             steady = steady or loop.time() - began > STEADY_SECONDS
-            if not steady:
+            if code > 0 and not steady:
                 logger.error("worker %d ended with %d as it started; giving up", index, code)
                 self._signalled(signal.SIGTERM)
-                return abs(code) or 1
+                return _exit_code(code)
+            # a signal says nothing about the settings: the kernel sends SIGKILL when memory is short
             failures = 0 if loop.time() - began > STEADY_SECONDS else failures + 1
             first, longest = BACKOFF_SECONDS
             wait = random.uniform(0.5, 1) * min(longest, first * 2**failures)  # noqa: S311 - jitter
@@ -119,7 +120,7 @@ class _Supervisor:
                 await asyncio.wait_for(self._stop.wait(), wait)
             except TimeoutError:
                 continue
-            return abs(code)
+            return _exit_code(code)
 
     async def _live(self, index: int) -> int:
         process = await asyncio.create_subprocess_exec(
@@ -136,6 +137,11 @@ class _Supervisor:
         del self._alive[index]
         multiprocess.mark_process_dead(process.pid, str(self._metrics))  # type: ignore[no-untyped-call]
         return code
+
+
+def _exit_code(code: int) -> int:
+    """What `broker` may end with when a worker has ended with `code`, which is negative after a signal."""
+    return code if code in (0, 2) else 1
 
 
 def _reserve(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from broker.settings.values import (
     Prefix,
     PublicKey,
     ReadableFile,
+    Replicas,
     mask_urls,
 )
 
@@ -94,6 +96,8 @@ def test_this_is_taken(kind: Any, value: str) -> None:
         (HttpUrl, "http://a b", "is not a URL"),
         (ApiSecret, "two words", "cannot be sent in a header"),
         (KeyOrHash, f"sha256:{'0A' * 32}", "is not a key's hash"),
+        (KeyOrHash, f"sha256:{sha256().hexdigest()}", "is the hash of an empty key"),
+        (Replicas, 2, "is no number of replicas; give 1, 3 or 5"),
         (Prefix, "a..b", "cannot begin a NATS subject"),
         (Prefix, "a" * 65, "cannot begin a NATS subject"),
         (PolicyName, "News", "is not a policy's name"),

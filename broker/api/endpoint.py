@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -9,14 +10,17 @@ from http import HTTPStatus
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from broker.api.call import Backend, Call, Outcome, error_body, error_json
+from broker.api.call import Backend, Call, error_body, error_json
 from broker.api.methods import METHODS, decode
 from broker.api.problems import MEDIA_TYPE, problem_body
 from broker.auth.api_keys import ApiKeys
 from broker.wire.codes import CommandError, ErrorCode
 
+logger = logging.getLogger(__name__)
+
 RETRY_AFTER = b"1"
 _JSON = (b"content-type", b"application/json")
+_JSON_ONLY = (_JSON,)
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 
 _STATUS: Mapping[ErrorCode, int] = {
@@ -32,15 +36,26 @@ _STATUS: Mapping[ErrorCode, int] = {
 """Statuses of errors where the caller asked for statuses; 400 for all others."""
 
 
+Header = tuple[bytes, bytes]
+_Answer = tuple[str, int, bytes, tuple[Header, ...]]
+"""The method's name as it is counted, the status, the body, and the headers but for the length."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Problem:
     """What is wrong with a request, before any method looks at it."""
 
     status: int
     detail: str
+    headers: tuple[Header, ...] = ()
 
 
-_NO_KEY = _Problem(401, "a valid API key is needed, in X-API-Key or after `apikey ` in Authorization")
+_NO_KEY = _Problem(
+    401,
+    "a valid API key is needed, in X-API-Key or after `apikey ` in Authorization",
+    ((b"www-authenticate", b"apikey"),),  # RFC 9110, section 15.5.2
+)
+_FAILED = _Problem(500, "the node failed to answer this; its log says why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +86,24 @@ class ApiEndpoint:
         self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = await self._serve(scope, receive, send)
-        if problem is not None:
-            body = problem_body(problem.status, problem.detail)
-            await self._answer(send, self._name or "other", problem.status, body, _PROBLEM)
+        try:
+            answer = await self._serve(scope, receive)
+        except Exception:
+            logger.exception("a call of %s failed", f"/api/{self._name}" if self._name else "/api")
+            answer = _FAILED
+        if answer is None:
+            return
+        if isinstance(answer, _Problem):
+            body = problem_body(answer.status, answer.detail)
+            answer = (self._name or "other", answer.status, body, (_PROBLEM, *answer.headers))
+        name, status, body, headers = answer
+        self._count(name, status)
+        length = (b"content-length", b"%d" % len(body))
+        await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+        await send({"type": "http.response.body", "body": body})
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> _Problem | None:
-        """Answer a call; or say what is wrong with the request itself."""
+    async def _serve(self, scope: Scope, receive: Receive) -> _Answer | _Problem | None:
+        """The answer to a call; or what is wrong with the request itself; or None when the caller has gone."""
         name = self._name
         key = self._keys.identify(scope["headers"])
         if key is None:
@@ -92,9 +118,7 @@ class ApiEndpoint:
             name, body = named
         method = METHODS.get(name)
         if method is None:
-            error = CommandError(ErrorCode.METHOD_NOT_FOUND, repr(name[:40]))
-            await self._error(send, "other", error, as_status=_wants_status(scope))
-            return None
+            return self._failed("other", CommandError(ErrorCode.METHOD_NOT_FOUND, repr(name[:40])), scope)
         if not key.may(name):
             return _Problem(403, f"this API key may not call {name}")
         request = decode(method, body)
@@ -104,15 +128,14 @@ class ApiEndpoint:
             outcome = request
         else:
             return _Problem(400, "the body must be a JSON object")
-        await self._finish(send, name, outcome, scope)
-        return None
-
-    async def _finish(self, send: Send, name: str, outcome: Outcome, scope: Scope) -> None:
         if isinstance(outcome, CommandError):
-            await self._error(send, name, outcome, as_status=_wants_status(scope))
-        else:
-            # batch is the one method whose answer has no `result` around it
-            await self._answer(send, name, 200, outcome if name == "batch" else b'{"result":%b}' % outcome, _JSON)
+            return self._failed(name, outcome, scope)
+        # batch is the one method whose answer has no `result` around it
+        return name, 200, outcome if name == "batch" else b'{"result":%b}' % outcome, _JSON_ONLY
+
+    def _failed(self, name: str, error: CommandError, scope: Scope) -> _Answer:
+        self._backend.node.metrics.errors.labels("http", str(int(error.code))).inc()
+        return _error(name, error, scope)
 
     async def _read(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]]) -> bytes | _Problem | None:
         """The body; or what is wrong with it; or None when the caller has gone. Its time is bounded by the edge."""
@@ -137,21 +160,14 @@ class ApiEndpoint:
             return self._too_large
         return b"".join(parts)
 
-    async def _error(self, send: Send, name: str, error: CommandError, *, as_status: bool) -> None:
-        if error.code is ErrorCode.INTERNAL:
-            # what can't be had now is said with a status in any case: balancers and retrying clients look at that
-            body = error_body(error) if as_status else error_json(error)
-            await self._answer(send, name, 503, body, _JSON, (b"retry-after", RETRY_AFTER))
-        elif as_status:
-            await self._answer(send, name, int(_STATUS.get(error.code, 400)), error_body(error), _JSON)
-        else:
-            await self._answer(send, name, 200, error_json(error), _JSON)
 
-    async def _answer(self, send: Send, name: str, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        self._count(name, status)
-        length = (b"content-length", b"%d" % len(body))
-        await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
-        await send({"type": "http.response.body", "body": body})
+def _error(name: str, error: CommandError, scope: Scope) -> _Answer:
+    as_status = _wants_status(scope)
+    body = error_body(error) if as_status else error_json(error)
+    if error.code is ErrorCode.INTERNAL:
+        # what can't be had now is said with a status in any case: balancers and retrying clients look at that
+        return name, 503, body, (_JSON, (b"retry-after", RETRY_AFTER))
+    return name, int(_STATUS.get(error.code, 400)) if as_status else 200, body, _JSON_ONLY
 
 
 def _wants_status(scope: Scope) -> bool:

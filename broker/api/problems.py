@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -22,17 +22,28 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return Response(problem_body(status, detail), status, headers, MEDIA_TYPE)
 
 
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: unknown paths and methods."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these only
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        return problem(404, f"there is nothing at {request.url.path}")
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem(405, f"{request.method} is not possible here", error.headers)
-    return problem(error.status_code, error.detail, error.headers)
+class Problems:
+    """Answers what Starlette itself refuses, and mistakes of ours.
 
+    Args:
+        count: told of each answer: no method's name, and the status.
+    """
 
-async def on_error(request: Request, error: Exception) -> Response:
-    """A mistake of ours; Starlette logs it with its traceback."""
-    del request, error
-    return problem(500, "the node failed to answer this; its log says why")
+    def __init__(self, count: Callable[[str, int], None]) -> None:
+        self._count = count
+
+    async def on_http_exception(self, request: Request, error: Exception) -> Response:
+        """Unknown paths and methods."""
+        assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these only
+        self._count("other", error.status_code)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return problem(404, f"there is nothing at {request.url.path}")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return problem(405, f"{request.method} is not possible here", error.headers)
+        return problem(error.status_code, error.detail, error.headers)
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """A mistake of ours; Starlette logs it with its traceback."""
+        del request, error
+        self._count("other", 500)
+        return problem(500, "the node failed to answer this; its log says why")

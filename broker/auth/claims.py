@@ -18,6 +18,8 @@ from broker.core.permissions import ACTIONS, Action, Capability, make_capability
 from broker.core.topic import topic_problem
 
 MAX_USER_BYTES = 255
+MAX_TIME = 2**53
+"""Unix seconds, either way: up to here every whole number is one in JSON, a float too (RFC 8259, section 6)."""
 
 Claims = dict[str, Raw]
 
@@ -93,9 +95,12 @@ def read_time(claims: Claims, name: str) -> float | None:
     if name not in claims:
         return None
     try:
-        return float(_NUMBER.decode(claims[name]))
-    except (ValueError, OverflowError):
+        seconds = _NUMBER.decode(claims[name])
+    except ValueError:
         raise RefusedError(f"{name}: must be a number of seconds") from None
+    if not -MAX_TIME <= seconds <= MAX_TIME:
+        raise RefusedError(f"{name}: too far from now to be a time")
+    return float(seconds)
 
 
 def read_string(claims: Claims, name: str) -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import jwt
+from jwt.warnings import InsecureKeyLengthWarning
 
 _DURATION = re.compile(r"([0-9]{1,12})([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -21,10 +23,12 @@ def mint(
     issuer: str | None,
     now: float,
     algorithm: str = "HS256",
+    user_claim: str = "sub",
 ) -> list[str]:
     """A connection token; or, where topics are given, one subscription token for each of them.
 
-    `user` may be empty (anonymous), `now` is in Unix seconds, and without `ttl_seconds` the tokens never expire.
+    `user` may be empty (anonymous) and stands in the claim `user_claim`, `now` is in Unix seconds, and without
+    `ttl_seconds` the tokens never expire.
     Whether the user and the topics are sound is for who takes the token to say.
 
     Raises:
@@ -32,7 +36,7 @@ def mint(
     """
     if algorithm not in {"HS256", "HS384", "HS512"}:
         raise ValueError("algorithm: HS256, HS384 or HS512 is expected; a secret can sign with nothing else")
-    claims: dict[str, str | int] = {"sub": user, "iat": int(now)}
+    claims: dict[str, str | int] = {user_claim: user, "iat": int(now)}
     if ttl_seconds is not None:
         claims["exp"] = int(now) + ttl_seconds
     if audience:
@@ -40,7 +44,10 @@ def mint(
     if issuer:
         claims["iss"] = issuer
     payloads = [claims | {"channel": name} for name in topic] or [claims]
-    return [jwt.encode(payload, secret, algorithm) for payload in payloads]
+    with warnings.catch_warnings():
+        # how long a secret must be is for `auth.minimum_secret_bytes` to say
+        warnings.simplefilter("ignore", InsecureKeyLengthWarning)
+        return [jwt.encode(payload, secret, algorithm) for payload in payloads]
 
 
 def parse_duration(text: str) -> int:

@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -60,17 +61,24 @@ class Accepted:
 
 def http_answer(status: HTTPStatus, detail: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
     """An error as `application/problem+json` (RFC 9457), after which the connection is closed."""
-    body = json.dumps(
-        {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    ).encode()
+    body = problem_body(status, detail)
+    # what a client is told to upgrade to concerns this connection only (RFC 9110, section 7.8)
+    upgrade = ", Upgrade" if any(name == "Upgrade" for name, _ in headers) else ""
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
+        f"Date: {formatdate(usegmt=True)}",
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
-        "Connection: close",
+        f"Connection: close{upgrade}",
         *(f"{name}: {value}" for name, value in headers),
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def problem_body(status: HTTPStatus, detail: str) -> bytes:
+    return json.dumps(
+        {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+    ).encode()
 
 
 def open_websocket(request: Request, *, origins: Origins, subprotocols: Sequence[str]) -> Accepted | Refusal:
@@ -140,13 +148,15 @@ class Origins:
     Args:
         allowed: origins (`https://app.example.com`), with `*` for one label in front of the host or for a port
             (`https://*.example.com`, `http://localhost:*`), or `*` alone for every page. Without any, a page may
-            connect only to the host that it comes from.
+            connect only to the host that it comes from; with some that says nothing, for whoever rebinds a name of
+            theirs to our address (DNS rebinding) has a page from the host that is asked.
     """
 
-    __slots__ = ("_all", "_exact", "_patterns")
+    __slots__ = ("_all", "_exact", "_own_host", "_patterns")
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._all = "*" in allowed
+        self._own_host = not allowed
         lowered = [origin.lower().rstrip("/") for origin in allowed]
         self._exact = frozenset(origin for origin in lowered if "*" not in origin)
         self._patterns = tuple(_split(origin) for origin in lowered if "*" in origin and origin != "*")
@@ -160,9 +170,9 @@ class Origins:
         origin = sent[0].decode("latin-1").lower()
         if origin in self._exact:
             return True
-        scheme, _, rest = origin.partition("://")
-        if scheme in ("http", "https") and rest == host.decode("latin-1").lower():
-            return True
+        if self._own_host:
+            scheme, _, rest = origin.partition("://")
+            return scheme in ("http", "https") and rest == host.decode("latin-1").lower()
         return any(_fits(_split(origin), pattern) for pattern in self._patterns)
 
 

@@ -15,6 +15,7 @@ from broker.settings.tree import Settings
 
 NOT_YET = (
     "http.trusted_proxies",
+    "nats.replicas",
     "auth.jwks_url",
     "api.keys[].publish_rate",
     "limits.connections_per_second",
@@ -29,6 +30,7 @@ NOT_YET = (
     "topics[].recovery",
     "topics[].presence",
     "topics[].join_leave",
+    "topics[].read",
     "topics[].overflow",
     "topics[].conflate_key",
     "topics[].publish_rate",
@@ -44,13 +46,25 @@ _NOT_YET = "is not supported by this version yet; leave it out"
 SHAPE = Shape(Settings)
 
 
-def load(config_file: FilePath | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+def _accept(_: Settings) -> Sequence[Finding]:
+    return ()
+
+
+def load(
+    config_file: FilePath | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    *,
+    inspect: Callable[[Settings], Sequence[Finding]] = _accept,
+) -> Settings:
     """The settings in force.
 
     Args:
         config_file: TOML or JSON, by its suffix; None for no file.
         environ: All of the environment; what does not begin with `BROKER_` is passed over.
         flags: A tree like the settings', of what the command line says; None where a flag is not given.
+        inspect: Finds what only shows when the settings are put to use. It is asked even when there are mistakes; what
+            they are about has its default then.
 
     Raises:
         SettingsError: there are mistakes; it names all of them.
@@ -70,6 +84,7 @@ def load(config_file: FilePath | None, environ: Mapping[str, str], flags: Mappin
             if judge.blame(list(explain(error, SHAPE))):
                 continue
         else:
+            judge.blame(inspect(settings))
             if not judge.mistakes:
                 return settings
         raise SettingsError(dict.fromkeys(judge.mistakes))

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from broker.core.permissions import Access
 from broker.settings.mistakes import Finding, Findings
 from broker.settings.sections import Section
 from broker.settings.values import (
-    ApiSecret,
     Between,
     Bytes,
     Count,
@@ -109,22 +108,31 @@ class KeyEntry(Section):
 
     def digest(self) -> str:
         """The key's SHA-256 in lower-case hexadecimal digits, in whichever form it was given."""
-        text = self.key.get_secret_value()
-        return text.removeprefix("sha256:") if text.startswith("sha256:") else hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.key)
+
+
+def _digest(key: SecretStr) -> str:
+    text = key.get_secret_value()
+    return text.removeprefix("sha256:") if text.startswith("sha256:") else hashlib.sha256(text.encode()).hexdigest()
 
 
 class Api(Section):
     """Who may use the HTTP API. Without any key, nobody."""
 
-    key: ApiSecret | None = None
-    """A key with all rights."""
+    key: KeyOrHash | None = None
+    """A key with all rights: the key itself, or `sha256:` and the 64 hexadecimal digits of its SHA-256."""
     keys: tuple[KeyEntry, ...] = ()
     """Keys with some of the rights."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> Api:
         names = unique([entry.name for entry in self.keys], ("keys",), "name", "{!r} already names another key")
-        digests = unique([entry.digest() for entry in self.keys], ("keys",), "key", "is also another entry's key")
+        found = [entry.digest() for entry in self.keys]
+        digests = unique(found, ("keys",), "key", "is also another entry's key")
+        if self.key is not None and (own := _digest(self.key)) in found:
+            # one key can't have all rights and some of them
+            path = ("keys", found.index(own), "key")
+            digests.append(Finding(path, ("key",), text="is also api.key; give each its own"))
         return Findings.none_in(names + digests, self)
 
 

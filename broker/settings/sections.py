@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from broker.settings.mistakes import Finding, Findings
+from broker.settings.tls import authority_problem, certificate_problem
 from broker.settings.values import (
     EMBEDDED,
     Between,
@@ -51,6 +52,18 @@ def pair(section: Section, one: str, other: str) -> list[Finding]:
     return [Finding((given[0],), (absent,), text=f"is given without {absent}; give both or neither")]
 
 
+def certificate(section: Section) -> list[Finding]:
+    """Complains about a `tls_cert` and a `tls_key` that no TLS connection can be made with."""
+    cert, key = getattr(section, "tls_cert", None), getattr(section, "tls_key", None)
+    if cert is None or key is None:
+        return []
+    problem = certificate_problem(cert, key)
+    if problem is None:
+        return []
+    other = "tls_key" if problem.name == "tls_cert" else "tls_cert"
+    return [Finding((problem.name,), (other,), text=problem.text)]
+
+
 class Http(Section):
     """Where the node listens, and whom it answers."""
 
@@ -72,7 +85,7 @@ class Http(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Http:
-        findings = pair(self, "tls_cert", "tls_key")
+        findings = pair(self, "tls_cert", "tls_key") + certificate(self)
         if self.internal_port and self.internal_port == self.port:
             findings.append(Finding(("internal_port",), ("port",), text="is the same as port; give another one"))
         return Findings.none_in(findings, self)
@@ -82,8 +95,8 @@ class Nats(Section):
     """How the nodes reach each other."""
 
     url: NatsUrl = "nats://127.0.0.1:4222"
-    """The NATS servers: URLs with `nats://`, `tls://`, `ws://` or `wss://`, commas between them; or `embedded`, which
-    starts a server as a child of this node, for a single node."""
+    """The NATS servers: URLs with `nats://` or `tls://`, commas between them; or `embedded`, which starts a server as
+    a child of this node, for a single node."""
     prefix: Prefix = "broker"
     """What the subjects and streams begin with; brokers that share a NATS must differ in it."""
     credentials_file: ReadableFile | None = None
@@ -118,7 +131,9 @@ class Nats(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Nats:
-        findings = pair(self, "tls_cert", "tls_key") + pair(self, "user", "password")
+        findings = pair(self, "tls_cert", "tls_key") + certificate(self) + pair(self, "user", "password")
+        if self.tls_ca is not None and (text := authority_problem(self.tls_ca)) is not None:
+            findings.append(Finding(("tls_ca",), text=text))
         ways = [name for name in ("credentials_file", "nkey_file", "token", "user") if getattr(self, name) is not None]
         if len(ways) > 1:
             paths = [(name,) for name in ways]

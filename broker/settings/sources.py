@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-from typing_extensions import override
 
 from broker.settings.files import parse_json, read_document, read_text
 from broker.settings.mistakes import did_you_mean, dotted, plain, shown
@@ -43,9 +42,9 @@ class Layer(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         return self.tree
 
-    @override
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """The base class wants it, for sources that are asked name by name."""
+        del field
         return self.tree.get(field_name), field_name, False
 
     def entry(self, path: Path) -> Any:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from typing_extensions import override
 
 from broker.core.policy import TopicPolicy
 from broker.core.topic import parse_pattern
@@ -51,7 +50,6 @@ class Settings(BaseSettings):
     """Traces."""
 
     @classmethod
-    @override
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -60,6 +58,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
         # settings made by hand, as in tests, do not depend on the environment, and `load` brings its own sources:
         # pydantic's pass over unknown variables and stop at the first mistake
         return (init_settings,)

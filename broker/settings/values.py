@@ -5,6 +5,7 @@ Every complaint here is a predicate that can follow the value found: "70000 *is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ EMBEDDED = "embedded"
 
 _NATS_SCHEMES = ("nats", "tls")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HASH_OF_NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # up to the last @ before a comma or a space: a password that should have been percent-encoded is masked whole
 _CREDENTIALS = re.compile(r"(?<=://)(?:([^\s,:@/]*):)?[^\s,]*@")
@@ -114,6 +116,8 @@ def _key_or_hash(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
     if text.startswith("sha256:") and re.fullmatch(r"sha256:[0-9a-f]{64}", text) is None:
         raise ValueError("is not a key's hash; after sha256: give 64 lower-case hexadecimal digits")
+    if text == _HASH_OF_NOTHING:
+        raise ValueError("is the hash of an empty key; give that of the key")
     return secret
 
 

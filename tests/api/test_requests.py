@@ -41,7 +41,9 @@ def problem(answer: Answer, status: int) -> str:
 )
 def test_without_a_good_key_there_is_nothing(node: BrokerNode, headers: dict[str, str]) -> None:
     for path in ("/api/publish", "/api", "/api/info"):
-        assert "API key is needed" in problem(call(node, path, GOOD, **({"X_API_Key": ""} | headers)), 401)
+        answer = call(node, path, GOOD, **({"X_API_Key": ""} | headers))
+        assert "API key is needed" in problem(answer, 401)
+        assert answer.headers["www-authenticate"] == "apikey"
 
 
 @pytest.mark.parametrize("value", [f"apikey {API_KEY}", f"APIKEY {API_KEY}"])
@@ -94,6 +96,23 @@ def test_unknown_methods_and_other_verbs(node: BrokerNode) -> None:
     problem(call(node, "/nowhere", b"", "GET"), 404)
 
 
+def test_a_slash_too_many_leads_nowhere(node: BrokerNode) -> None:
+    answer = call(node, "/api/publish/", GOOD, Host="elsewhere.example")
+    problem(answer, 404)
+    assert "location" not in answer.headers
+
+
+@pytest.mark.anyio
+async def test_what_no_method_answers_is_counted_too(node: BrokerNode) -> None:
+    async def count(status: int) -> float:
+        return await node.metric(f'broker_http_requests_total{{method="other",status="{status}"')
+
+    before = [await count(status) for status in (404, 405)]
+    problem(call(node, "/nowhere", b"", "GET"), 404)
+    problem(call(node, "/api/publish", b"", "GET"), 405)
+    assert [await count(status) for status in (404, 405)] == [one + 1 for one in before]
+
+
 def test_a_body_that_is_too_large_is_413(node: BrokerNode) -> None:
     body = json.dumps({"channel": "news.a", "data": "x" * 100_000}).encode()
     assert "larger than 100000 bytes" in problem(call(node, "/api/publish", body), 413)
@@ -126,6 +145,20 @@ def test_chunked_bodies_are_read(node: BrokerNode) -> None:
 def test_a_chunked_body_is_bounded_as_it_comes(node: BrokerNode) -> None:
     chunk = b"%x\r\n%b\r\n" % (60_000, b"x" * 60_000)
     assert exchange(node, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_a_refusal_ahead_of_the_body_is_the_connections_last_answer(node: BrokerNode, length: str) -> None:
+    head = f"POST /api/publish HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()
+    answer = exchange(node, head)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def test_a_refusal_behind_the_body_keeps_the_connection(node: BrokerNode) -> None:
+    head = b"POST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n%b\r\n{}"
+    answer = exchange(node, head % b"" + head % b"Connection: close\r\n")
+    assert answer.count(b"HTTP/1.1 401 ") == 2
 
 
 def test_a_caller_that_goes_before_its_body_came_disturbs_nobody(node: BrokerNode) -> None:

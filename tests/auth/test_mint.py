@@ -35,6 +35,22 @@ def test_without_a_ttl_a_token_never_expires() -> None:
     assert granted.expires_at is None
 
 
+def test_the_user_stands_in_the_claim_that_the_verifier_looks_at() -> None:
+    (token,) = mint(
+        user="ann", topic=[], ttl_seconds=9, secret=SECRET, audience=None, issuer=None, now=NOW, user_claim="uid"
+    )
+    granted = verifier(user_claim="uid").connection(token)
+    assert isinstance(granted, ConnectionClaims)
+    assert granted.user == "ann"
+
+
+def test_how_short_a_secret_may_be_is_not_for_minting_to_say() -> None:
+    # a warning would be an error here
+    assert mint(
+        user="a", topic=[], ttl_seconds=9, secret="short", audience=None, issuer=None, now=NOW, algorithm="HS512"
+    )
+
+
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_every_hmac_algorithm_can_sign(algorithm: str) -> None:
     (token,) = mint(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 
 import jwt
 import pytest
 
-from tests.e2e.commands import broker, children, gone, is_alive, run
+from tests.e2e.commands import PACKAGE, broker, children, gone, is_alive, run
 from tests.harness.client import connected
 from tests.harness.nats import NatsServer
 from tests.harness.process import Process
 from tests.harness.site import Site
+from tests.harness.tls import Authority
 from tests.harness.tokens import SECRET, SECRETS
 from tests.harness.waiting import eventually, free_port
 from tests.harness.web import request
@@ -35,6 +37,97 @@ async def test_tokens_made_here_are_taken_by_a_node(site: Site, nats: NatsServer
         await node.publish("b", 1)
         assert await client.publication("b") == 1
     assert jwt.decode(lines[0], SECRET, algorithms=["HS256"])["sub"] == "ann"
+
+
+async def test_tokens_are_such_as_the_settings_ask_for(site: Site, nats: NatsServer) -> None:
+    auth = {"anonymous": False, "user_claim": "uid", "algorithms": ["ES256", "HS512", "HS256"], "audience": "chat"}
+    node = site.start_node(nats, {"auth": {**auth, "issuer": "us"}})
+    environment = {
+        **SIGNING,
+        "BROKER_AUTH__USER_CLAIM": "uid",
+        "BROKER_AUTH__ALGORITHMS": json.dumps(auth["algorithms"]),
+        "BROKER_AUTH__AUDIENCE": "chat",
+        "BROKER_AUTH__ISSUER": "us",
+    }
+    made = await run(site, "token", "ann", environment=environment)
+    assert (made.code, made.err) == (0, "")
+    SECRETS.add(token := made.out.strip())
+
+    assert jwt.get_unverified_header(token)["alg"] == "HS512"
+    async with connected(node.websocket_url, token):
+        info = await node.api("disconnect", {"user": "ann"})
+        assert info.json() == {"result": {}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "says"),
+    [
+        (("ann",), {"ALGORITHMS": '["ES256"]'}, "BROKER_AUTH__HMAC_SECRET: it can verify HS256, HS384, HS512, none of"),
+        (("ann", "--topic", "a", "--topic", "b c"), {}, "--topic: 'b c' holds whitespace"),
+        (("ann", "--topic", ""), {}, "--topic: '' must not be empty"),
+        (("a" * 256,), {}, "would refuse this token: sub: more than 255 bytes"),
+        (("ann", "--ttl", "999999999999d"), {}, "would refuse this token: exp: too far from now to be a time"),
+        (("ann",), {"USER_CLAIM": "exp"}, "would refuse this token: exp: must be a string"),
+        (("",), {}, "auth.anonymous: is false, so a node would refuse the token of the anonymous"),
+    ],
+)
+async def test_a_token_that_its_own_node_would_refuse_is_not_made(
+    site: Site, arguments: tuple[str, ...], settings: dict[str, str], says: str
+) -> None:
+    environment = {**SIGNING, **{f"BROKER_AUTH__{name}": value for name, value in settings.items()}}
+    outcome = await run(site, "token", *arguments, environment=environment)
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert says in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [("config", "--check"), ("serve",), ("serve", "--workers", "2")], ids=" ".join)
+async def test_what_a_node_cannot_work_with_is_named_line_by_line(site: Site, arguments: tuple[str, ...]) -> None:
+    authority = Authority(site.directory)
+    one, two = authority.issue("one"), authority.issue("two")
+    garbage = site.directory / "garbage.pem"
+    garbage.write_text("no key at all")
+    environment = {
+        "BROKER_AUTH__PUBLIC_KEYS": json.dumps([str(garbage)]),
+        "BROKER_API__KEY": "one key",
+        "BROKER_HTTP__TLS_CERT": str(one.certificate),
+        "BROKER_HTTP__TLS_KEY": str(two.key),
+        "BROKER_NATS__TLS_CA": str(garbage),
+    }
+    outcome = await run(site, *arguments, environment=environment)
+
+    assert outcome.code == 2
+    assert [line.partition(" ")[0] for line in outcome.err.splitlines()] == [
+        "BROKER_HTTP__TLS_KEY:",
+        "BROKER_NATS__TLS_CA:",
+        "BROKER_API__KEY:",
+        "BROKER_AUTH__PUBLIC_KEYS:",
+    ]
+
+
+BROKEN_RELAY = """
+import asyncio, sys
+from broker.cli import main
+from broker.relay.connection import NatsConnection
+
+async def run(self):
+    await asyncio.sleep(0)
+    raise ZeroDivisionError("a bug in the relay")
+
+NatsConnection.run = run
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+async def test_a_node_whose_relay_has_a_bug_says_so_and_ends_without_a_drain(site: Site) -> None:
+    command = [sys.executable, "-c", BROKEN_RELAY, "serve", "--host", "127.0.0.1", "--port", "0"]
+    environment = {"PYTHONPATH": str(PACKAGE), "BROKER_DRAIN__DELAY_SECONDS": "600"}
+    node = Process(command, site.directory, "broken", environment)
+    site.start(node)
+
+    assert await node.ended() == 1
+    assert "Traceback" in node.log()
+    assert "ZeroDivisionError: a bug in the relay" in node.log()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import pytest
@@ -68,6 +70,8 @@ def test_other_versions_of_the_protocol_are_told_which_is_spoken(versions: list[
     outcome = shake(*((b"sec-websocket-version", one) for one in versions), leave_out=b"sec-websocket-version")
     refusal = refused(outcome, HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version")
     assert ("Sec-WebSocket-Version", "13") in refusal.headers
+    head = refusal.encode().partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert {b"Upgrade: websocket", b"Connection: close, Upgrade"} <= set(head)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +127,13 @@ def test_the_first_subprotocol_that_both_speak_is_chosen(offered: list[bytes], c
 def test_a_refusal_is_a_whole_answer() -> None:
     answer = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'full, "really"', (("Retry-After", "1"),)).encode()
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.split(b"\r\n") == [
-        b"HTTP/1.1 503 Service Unavailable",
+    status, date, *others = head.split(b"\r\n")
+    assert status == b"HTTP/1.1 503 Service Unavailable"
+    name, _, value = date.decode().partition(": ")
+    assert name == "Date"
+    assert value.endswith(" GMT")
+    assert abs((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()) < 5
+    assert others == [
         b"Content-Type: application/problem+json",
         b"Content-Length: %d" % len(body),
         b"Connection: close",
@@ -153,6 +162,8 @@ def test_a_page_elsewhere_is_refused() -> None:
         (("https://app.example.org/",), b"HTTPS://App.Example.Org", True),
         (("HTTPS://APP.example.org",), b"https://app.example.org", True),
         (("https://app.example.org",), b"http://app.example.org", False),
+        (("https://app.example.org",), b"http://example.com:8000", False),  # where its name leads here: DNS rebinding
+        (("https://*.example.org",), b"https://example.com:8000", False),
         (("https://app.example.org",), b"https://app.example.org:444", False),
         (("https://app.example.org",), b"https://app.example.org.evil.example", False),
         (("https://*.example.org",), b"https://a.example.org", True),
