@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -170,7 +169,7 @@ async def test_a_client_that_a_timer_closes_has_time_to_answer(monkeypatch: pyte
         monkeypatch.setattr(type(peer), "due", lambda _, now: stale(now))
         peer.wake_by(at.edge.clock())
         assert (await client.read_frame())[0] == FIN | CLOSE
-        await asyncio.sleep(0.3)  # some turns of the wheel
+        at.edge.wheel.advance(at.edge.clock() + module.CLOSE_SECONDS / 2)
         assert peer.end is None
         await client.send(raw.close(3502))
         assert await client.read_end() == b""
@@ -212,9 +211,12 @@ async def test_ends_are_told_by_their_code() -> None:
 async def test_reading_can_be_held_and_let_go_again() -> None:
     async with served() as at:
         client, peer = await at.joined()
+        other, _ = await at.joined()
         peer.pause_reading()
         await client.send(ping(b"held"))
-        await asyncio.sleep(0.1)
+        for _ in range(3):  # turns in which it would have been read
+            await other.send(ping(b"now"))
+            assert await other.read_frame() == (FIN | PONG, b"now")
         assert client.raw._rest == b""
         peer.resume_reading()
         assert await client.read_frame() == (FIN | PONG, b"held")
