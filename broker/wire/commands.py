@@ -116,6 +116,22 @@ class Command(msgspec.Struct):
     sub_refresh: SubRefresh | None = None
     send: Send | None = None
 
+    def methods(self) -> int:
+        """How many methods it names."""
+        return (
+            (self.subscribe is not None)
+            + (self.publish is not None)
+            + (self.connect is not None)
+            + (self.unsubscribe is not None)
+            + (self.presence is not None)
+            + (self.presence_stats is not None)
+            + (self.history is not None)
+            + (self.rpc is not None)
+            + (self.refresh is not None)
+            + (self.sub_refresh is not None)
+            + (self.send is not None)
+        )
+
     def request(self) -> Request | None:
         """The method that was asked for, or None."""
         return (
@@ -165,8 +181,11 @@ def decode_command(line: bytes) -> Command | Undecodable | Close:
         command = _decode_command(line)
         if not 0 <= command.id <= MAX_ID:
             return close(CloseCode.BAD_REQUEST, "id: not an unsigned 32-bit number")
-        if command.request() is None:
+        methods = command.methods()
+        if methods == 0:
             return _methodless(line, command.id)
+        if methods > 1:
+            return _ambiguous(command.id)
     except msgspec.ValidationError as error:
         return _undecodable(line, error)
     except _MALFORMED:
@@ -182,6 +201,12 @@ def _undecodable(line: bytes, error: msgspec.ValidationError) -> Undecodable | C
     if not 0 < ident <= MAX_ID:
         return close(CloseCode.BAD_REQUEST, "no command")
     return Undecodable(ident, CommandError(ErrorCode.BAD_REQUEST, describe(error)))
+
+
+def _ambiguous(ident: int) -> Undecodable | Close:
+    if ident == 0:
+        return close(CloseCode.BAD_REQUEST, "command without id")
+    return Undecodable(ident, CommandError(ErrorCode.BAD_REQUEST, "more than one method in a command"))
 
 
 def _methodless(line: bytes, ident: int) -> Command | Undecodable | Close:

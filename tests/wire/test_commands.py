@@ -206,6 +206,18 @@ def test_a_method_that_does_not_exist_is_answered_naming_it(line: bytes, detail:
     assert (decoded.id, decoded.error.code, decoded.error.detail) == (7, ErrorCode.METHOD_NOT_FOUND, detail)
 
 
+@pytest.mark.parametrize("first", METHODS)
+@pytest.mark.parametrize("second", METHODS)
+def test_two_methods_in_one_command_are_refused_instead_of_one_of_them_guessed(first: str, second: str) -> None:
+    outcome = decode_command(json.dumps({"id": 7, first: {}, second: {}}).encode())
+    if first == second:
+        assert isinstance(outcome, Command)
+    else:
+        assert isinstance(outcome, Undecodable)
+        assert (outcome.id, outcome.error.code) == (7, ErrorCode.BAD_REQUEST)
+        assert isinstance(decode_command(json.dumps({first: {}, second: {}}).encode()), Close)
+
+
 def test_a_method_that_does_not_exist_closes_without_an_id() -> None:
     assert decode_command(b'{"fly":{}}') == closed("command without id")
 
