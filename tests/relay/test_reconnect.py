@@ -106,6 +106,7 @@ async def test_a_server_that_stands_still_is_given_up(own_server: NatsServer) ->
 
 
 async def test_a_client_that_an_error_closed_for_good_is_replaced(own_server: NatsServer) -> None:
+    # three things see to it, each of which is enough: closed_cb, the watchdog, and a write that fails
     async with running(own_server.url) as connection:
         client = connection._client
         assert client is not None
