@@ -49,7 +49,7 @@ INSTALLED: dict[str, set[str]] = {
     "wire": {"msgspec"},
     "relay": {"nats", "msgspec"},
     "auth": {"msgspec", "cryptography", "jwt"},
-    "settings": {"pydantic", "pydantic_core", "pydantic_settings", "typing_extensions"},
+    "settings": {"pydantic", "pydantic_core", "pydantic_settings"},
     "edge": {"uvicorn", "httptools"},
     "node": {"nats"},
     "client": set(),
@@ -59,7 +59,7 @@ INSTALLED: dict[str, set[str]] = {
     "serve": {"starlette", "uvicorn"},
     "supervisor": {"prometheus_client"},
     "dev": set(),
-    "config_command": {"pydantic", "pydantic_core", "typing_extensions"},
+    "config_command": {"pydantic", "pydantic_core"},
     "__main__": set(),
 }
 """What each part, or one file of it, imports of what others have written."""
