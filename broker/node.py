@@ -27,7 +27,7 @@ from broker.metrics import Metrics
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
 from broker.relay.errors import RelayError, RelayRefusedError, RelayTooLargeError
-from broker.relay.headers import publication_headers, read_headers
+from broker.relay.headers import publication_headers, read_block, read_headers
 from broker.relay.live import LiveRelay
 from broker.relay.options import NatsOptions
 from broker.relay.subjects import Subjects
@@ -315,8 +315,9 @@ class Node:
             "the connection to NATS was lost before it confirmed; it may have been published or not",
         )
 
-    def _arrived(self, name: str, data: bytes, headers: Mapping[str, str] | None) -> None:
+    def _arrived(self, name: str, subject: bytes, data: bytes, block: bytes | None) -> None:
         """A message of a topic, from NATS."""
+        del subject
         topic = self.hub.topics.get(name)
         if topic is None:
             return  # the last subscriber has left, the interest lingers
@@ -325,7 +326,7 @@ class Node:
             reason = "too_large" if len(data) > topic.policy.message_bytes else "not_json"
             self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
             return
-        info, tags = read_headers(headers) if headers else (None, None)
+        info, tags = read_headers(read_block(block)) if block else (None, None)
         line = publication_push(topic.head, one_line(data), info, tags)
         if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
             self._fanning_out = True

@@ -21,6 +21,17 @@ class Access(StrEnum):
     ANYONE = "anyone"
 
 
+class Readers(StrEnum):
+    """Who may ask for a topic's presence and history, as its policy says."""
+
+    SUBSCRIBERS = "subscribers"
+    """Those who are subscribed to it."""
+    NOBODY = "nobody"
+    GRANTED = "granted"
+    AUTHENTICATED = "authenticated"
+    ANYONE = "anyone"
+
+
 class Action(StrEnum):
     """What a token can allow; the values are the wire's (`caps`, `allow`)."""
 
@@ -78,3 +89,10 @@ def permits(access: Access, *, user: str, granted: bool) -> bool:
     if access is Access.NOBODY:
         return False
     return granted or (access is Access.AUTHENTICATED and user != "")
+
+
+def permits_reading(readers: Readers, *, user: str, subscribed: bool, granted: bool) -> bool:
+    """Whether a policy's rule lets a user read, who is (or is not) subscribed and has (or has not) been granted it."""
+    if readers is Readers.SUBSCRIBERS:
+        return subscribed or granted
+    return permits(Access(readers.value), user=user, granted=granted)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -164,8 +164,7 @@ class ControlBus:
         self._next_hello = self._clock() + HELLO_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter
         self._connection.send(self._subjects.hello, _encode(_Hello(self._me.uid, self._me.name, ask, bye)))
 
-    def _on_hello(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        del headers
+    def _on_hello(self, _subject: bytes, payload: bytes, _block: bytes | None) -> None:
         hello = _decode_hello(payload)
         if hello.uid == self._me.uid:
             return
@@ -206,8 +205,7 @@ class ControlBus:
             del self._questions[ident]
         return Gathered(question.answers, list(question.missing.values()))
 
-    def _on_request(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        del headers
+    def _on_request(self, _subject: bytes, payload: bytes, _block: bytes | None) -> None:
         request = _decode_request(payload)
         if request.uid != self._me.uid:
             task = asyncio.create_task(self._answer(request))
@@ -229,8 +227,7 @@ class ControlBus:
             # the one who asked names us as missing
             logger.exception("%s for node %s failed", request.operation, request.uid)
 
-    def _on_answer(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        del headers
+    def _on_answer(self, _subject: bytes, payload: bytes, _block: bytes | None) -> None:
         head, _, part = payload.partition(b"\n")
         answer = _decode_answer(head)
         question = self._questions.get(answer.id)

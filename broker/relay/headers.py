@@ -1,4 +1,4 @@
-"""The headers of a publication on NATS: `Broker-Publisher` says who, `Broker-Tags` holds tags as a JSON object.
+"""Headers of messages on NATS. A publication's `Broker-Publisher` says who, its `Broker-Tags` holds a JSON object.
 
 Back ends set them too, so what they hold is checked.
 """
@@ -27,6 +27,25 @@ class _Publisher(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.encode
 _decode_publisher = msgspec.json.Decoder(_Publisher).decode
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def read_block(block: bytes) -> dict[str, str]:
+    """The headers of a block as it came (`NATS/1.0`, lines, an empty line). Of a name that stands there twice the last
+    one counts: NATS adds its own behind what a publisher has sent, who so can't imitate them.
+
+    Source: https://docs.nats.io/reference/reference-protocols/nats-protocol#hpub
+    """
+    headers = {}
+    for line in block.decode("utf-8", "replace").split("\r\n")[1:-2]:
+        name, _, value = line.partition(":")
+        headers[name] = value.strip()
+    return headers
+
+
+def read_status(block: bytes) -> int:
+    """The status in a block's first line, as NATS itself answers with (`NATS/1.0 503`); 0 for an ordinary message."""
+    first = block[: block.find(b"\r\n")].split()
+    return int(first[1]) if len(first) > 1 and first[1].isdigit() else 0
 
 
 def publication_headers(info: ClientInfo | None, tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -29,7 +29,7 @@ class LiveRelay:
     Args:
         connection: to NATS.
         subjects: how subjects are named.
-        deliver: takes a topic's name, and the payload and headers of each message of it that NATS brings.
+        deliver: takes a topic's name, and the subject, payload and header block of each message of it that NATS brings.
         clock: a monotonic clock in seconds.
     """
 
@@ -37,7 +37,7 @@ class LiveRelay:
         self,
         connection: NatsConnection,
         subjects: Subjects,
-        deliver: Callable[[str, bytes, Mapping[str, str] | None], None],
+        deliver: Callable[[str, bytes, bytes, bytes | None], None],
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection

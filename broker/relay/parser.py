@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Sink = Callable[[bytes, Mapping[str, str] | None], None]
-"""Takes a message's payload and headers, at once and without waiting. It is called while the socket is read."""
+Sink = Callable[[bytes, bytes, bytes | None], None]
+"""Takes a message's subject, payload and header block (see `headers.read_block`; None without one), at once and without
+waiting. It is called while the socket is read."""
 
 MAX_LINE_BYTES = 65_536
 """A line without an end beyond this is no NATS. INFO of a large cluster is the longest there is."""
@@ -55,7 +56,7 @@ class RelayParser:
             if operation == b"MSG ":
                 after = self._message(buffer, at + 4, line_end)
             elif operation == b"HMSG":
-                after = await self._message_with_headers(buffer, at + 5, line_end)
+                after = self._message_with_headers(buffer, at + 5, line_end)
             else:
                 after = line_end + 2
                 await self._other(operation, buffer[at:line_end])
@@ -69,7 +70,7 @@ class RelayParser:
     def _message(self, buffer: bytes, at: int, line_end: int) -> int:
         """`MSG <subject> <number> [reply] <size>`: where the next line begins, or -1 when not all of it is there."""
         try:
-            _, number_text, *_, size_text = buffer[at:line_end].split()
+            subject, number_text, *_, size_text = buffer[at:line_end].split()
             number, size = int(number_text), int(size_text)
         except ValueError:
             raise ProtocolError("malformed MSG") from None
@@ -77,13 +78,13 @@ class RelayParser:
         end = begin + size
         if end + 2 > len(buffer):
             return -1
-        self._hand_over(number, buffer[begin:end], None)
+        self._hand_over(number, subject, buffer[begin:end], None)
         return end + 2
 
-    async def _message_with_headers(self, buffer: bytes, at: int, line_end: int) -> int:
+    def _message_with_headers(self, buffer: bytes, at: int, line_end: int) -> int:
         """`HMSG <subject> <number> [reply] <size of the headers> <size of all>`."""
         try:
-            _, number_text, *_, headers_text, size_text = buffer[at:line_end].split()
+            subject, number_text, *_, headers_text, size_text = buffer[at:line_end].split()
             number, headers_size, size = int(number_text), int(headers_text), int(size_text)
         except ValueError:
             raise ProtocolError("malformed HMSG") from None
@@ -91,19 +92,16 @@ class RelayParser:
         end = begin + size
         if end + 2 > len(buffer):
             return -1
-        try:
-            headers = await self._client._process_headers(buffer[begin : begin + headers_size])  # noqa: SLF001
-        except Exception:  # noqa: BLE001 - what is no header block to nats-py is none; the message itself may be sound
-            headers = None
-        self._hand_over(number, buffer[begin + headers_size : end], headers)
+        body = begin + headers_size
+        self._hand_over(number, subject, buffer[body:end], buffer[begin:body])
         return end + 2
 
-    def _hand_over(self, number: int, payload: bytes, headers: Mapping[str, str] | None) -> None:
+    def _hand_over(self, number: int, subject: bytes, payload: bytes, block: bytes | None) -> None:
         sink = self._sinks.get(number)
         if sink is None:
             return  # unsubscribed, but the server had sent it already
         try:
-            sink(payload, headers)
+            sink(subject, payload, block)
         except Exception:
             # let through, it would end nats-py's read loop in silence
             logger.exception("a message from NATS could not be handled")

@@ -15,7 +15,6 @@ from broker.settings.tree import Settings
 
 NOT_YET = (
     "http.trusted_proxies",
-    "nats.replicas",
     "auth.jwks_url",
     "api.keys[].publish_rate",
     "limits.connections_per_second",
@@ -23,18 +22,9 @@ NOT_YET = (
     "limits.node_queue_bytes",
     "limits.publish_rate",
     "drain.max_connection_age_seconds",
-    "topics[].durable",
-    "topics[].history_messages",
-    "topics[].history_seconds",
-    "topics[].history_bytes",
-    "topics[].recovery",
-    "topics[].presence",
-    "topics[].join_leave",
-    "topics[].read",
     "topics[].overflow",
     "topics[].conflate_key",
     "topics[].publish_rate",
-    "topics[].idempotency_seconds",
     "telemetry.otlp_endpoint",
     "telemetry.sample_ratio",
 )

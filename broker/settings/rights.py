@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from broker.core.permissions import Access
+from broker.core.permissions import Access, Readers
+from broker.core.policy import Recovery
 from broker.settings.mistakes import Finding, Findings
 from broker.settings.sections import Section
 from broker.settings.values import (
@@ -49,7 +50,6 @@ ApiMethod = Literal[
     "batch",
 ]
 Overflow = Literal["disconnect", "drop_oldest", "drop_newest", "conflate", "catch_up"]
-Readers = Literal["subscribers", "nobody", "granted", "authenticated", "anyone"]
 
 
 class Auth(Section):
@@ -136,6 +136,18 @@ class Api(Section):
         return Findings.none_in(names + digests, self)
 
 
+_OF_DURABLE = (
+    "history_messages",
+    "history_seconds",
+    "history_bytes",
+    "recovery",
+    "idempotency_seconds",
+)
+HISTORY_MESSAGES = 1000
+HISTORY_SECONDS = 86_400.0
+IDEMPOTENCY_SECONDS = 120.0
+
+
 class PolicyEntry(Section):
     """A policy: what is true of the topics that match it. A topic belongs to the first policy that matches."""
 
@@ -146,13 +158,14 @@ class PolicyEntry(Section):
     durable: Switch = False
     """Whether publications are stored before they are acknowledged."""
     history_messages: Count | None = None
-    """The most publications kept per topic."""
+    """The most publications kept per topic; 1000 without it, where the policy is durable."""
     history_seconds: LongSeconds | None = None
-    """How long publications are kept, in seconds."""
+    """How long publications are kept, in seconds; a day without it, where the policy is durable."""
     history_bytes: Bytes | None = None
-    """The most bytes kept for all topics of the policy."""
-    recovery: Literal["stream", "latest"] | None = None
-    """What a client that comes back gets: all it missed (`stream`), or only the newest (`latest`)."""
+    """The most bytes kept for all topics of the policy together; without it, what NATS has room for."""
+    recovery: Recovery | None = None
+    """What a client that comes back gets: all it missed (`stream`, the default), or only the newest (`latest`, which
+    new subscribers get, too)."""
     presence: Switch = False
     """Whether it can be asked who is subscribed."""
     join_leave: Switch = False
@@ -161,7 +174,7 @@ class PolicyEntry(Section):
     """Who may subscribe: `nobody`, `granted` (by token only), `authenticated` (any user) or `anyone`."""
     publish: Access = Access.GRANTED
     """Who may publish from a client; the same four."""
-    read: Readers = "subscribers"
+    read: Readers = Readers.SUBSCRIBERS
     """Who may ask for presence and history: `subscribers`, or one of the four."""
     overflow: Overflow = "disconnect"
     """What happens to a connection that reads too slowly."""
@@ -172,7 +185,47 @@ class PolicyEntry(Section):
     publish_rate: Rate | None = None
     """The most publications per second and topic."""
     idempotency_seconds: LongSeconds | None = None
-    """For how many seconds a second publication with the same idempotency key is dropped."""
+    """For how many seconds a second publication with the same idempotency key is dropped; 120 without it, or
+    `history_seconds` if that is less."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> PolicyEntry:
+        findings = []
+        if not self.durable:
+            for name in _OF_DURABLE:
+                if getattr(self, name) is not None:
+                    text = "means nothing without durable = true; leave it out, or make the policy durable"
+                    findings.append(Finding((name,), ("durable",), text=text))
+        elif self.idempotency_seconds is not None and self.idempotency_seconds > self.keeps_seconds:
+            text = (
+                f"{self.idempotency_seconds:g} is more than history_seconds ({self.keeps_seconds:g}); a repeated "
+                "publication can't be recognised for longer than publications are kept"
+            )
+            findings.append(Finding(("idempotency_seconds",), ("history_seconds",), text=text))
+        return Findings.none_in(findings, self)
+
+    @property
+    def keeps_seconds(self) -> float:
+        """How long publications of a durable policy are kept."""
+        return HISTORY_SECONDS if self.history_seconds is None else self.history_seconds
+
+    def durability(self) -> dict[str, Any]:
+        """What the policy says of how its publications are kept, with the defaults filled in, as the core's
+        `TopicPolicy` names it.
+        """
+        if not self.durable:
+            return {}
+        idempotency_seconds = self.idempotency_seconds
+        return {
+            "durable": True,
+            "history_messages": HISTORY_MESSAGES if self.history_messages is None else self.history_messages,
+            "history_seconds": self.keeps_seconds,
+            "history_bytes": self.history_bytes,
+            "idempotency_seconds": min(IDEMPOTENCY_SECONDS, self.keeps_seconds)
+            if idempotency_seconds is None
+            else idempotency_seconds,
+            "recovery": self.recovery or Recovery.STREAM,
+        }
 
 
 def unique(values: Sequence[str], path: tuple[str, ...], member: str, text: str) -> list[Finding]:

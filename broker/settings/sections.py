@@ -138,6 +138,9 @@ class Nats(Section):
         if len(ways) > 1:
             paths = [(name,) for name in ways]
             findings.append(Finding(*paths, text=f"{', '.join(ways)} are all given; sign in to NATS one way only"))
+        if self.embedded and self.replicas > 1:
+            text = f"{self.replicas} needs as many servers; the embedded one is alone, so leave it out"
+            findings.append(Finding(("replicas",), ("url",), text=text))
         return Findings.none_in(findings, self)
 
 
@@ -158,6 +161,17 @@ class Limits(Section):
     """The most bytes that may wait for one connection that reads too slowly."""
     queue_age_seconds: Seconds = 30.0
     """How long, in seconds, a message may wait for one connection that reads too slowly."""
+    history_messages: Count = 1000
+    """The most publications one history request is answered with."""
+    ring_messages: Count = 128
+    """The most publications of a durable topic a node keeps at hand for those who come back, for each topic with
+    subscribers there."""
+    ring_bytes: Bytes = 262_144
+    """The most bytes of them for each topic."""
+    node_ring_bytes: Bytes = 67_108_864
+    """The most bytes of them for all topics of a node together."""
+    presence_members: Count = 16_384
+    """The most members of a topic that presence lists; of larger ones it gives the numbers only."""
     node_queue_bytes: Bytes | None = None
     """The most bytes that may wait for all connections of this node together; without it, no limit."""
     publish_rate: Rate | None = None

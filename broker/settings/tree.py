@@ -88,6 +88,10 @@ def make_policies(settings: Settings) -> tuple[TopicPolicy, ...]:
             subscribe=policy.subscribe,
             publish=policy.publish,
             message_bytes=settings.limits.message_bytes if policy.message_bytes is None else policy.message_bytes,
+            read=policy.read,
+            presence=policy.presence,
+            join_leave=policy.join_leave,
+            **policy.durability(),
         )
         for policy in settings.topics
     )

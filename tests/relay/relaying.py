@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from broker.relay.connection import NatsConnection
+from broker.relay.headers import read_block
 from broker.relay.options import NatsOptions
 from tests.harness.waiting import eventually
 
@@ -25,12 +26,14 @@ class Inbox:
     """A sink that keeps what it is given."""
 
     def __init__(self) -> None:
+        self.subjects: list[str] = []
         self.payloads: list[bytes] = []
         self.headers: list[Mapping[str, str] | None] = []
 
-    def __call__(self, payload: bytes, headers: Mapping[str, str] | None) -> None:
+    def __call__(self, subject: bytes, payload: bytes, block: bytes | None) -> None:
+        self.subjects.append(subject.decode())
         self.payloads.append(payload)
-        self.headers.append(headers)
+        self.headers.append(None if block is None else read_block(block))
 
     async def has(self, *payloads: bytes) -> None:
         """Wait until exactly these have come."""

@@ -86,7 +86,7 @@ async def test_headers_and_payloads_come_as_they_were_sent(server: NatsServer) -
 
 
 async def test_a_sink_that_raises_harms_only_itself(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(payload: bytes, headers: object) -> None:
+    def broken(subject: bytes, payload: bytes, block: object) -> None:
         raise RuntimeError("a sink's own mistake")
 
     async with running(server.url) as connection:

@@ -4,7 +4,7 @@ import pytest
 
 from broker.core.message import ClientInfo
 from broker.relay.connection import confirmed
-from broker.relay.headers import PUBLISHER, TAGS, publication_headers, read_headers
+from broker.relay.headers import PUBLISHER, TAGS, publication_headers, read_block, read_headers, read_status
 from tests.harness.nats import NatsServer
 from tests.relay.relaying import Inbox, running
 
@@ -57,3 +57,27 @@ def test_tags_that_are_no_object_of_strings_are_left_out(tags: str) -> None:
 
 def test_a_back_end_may_name_itself_in_part() -> None:
     assert read_headers({PUBLISHER: '{"user":"billing","more":1}'}) == (ClientInfo("billing", ""), None)
+
+
+def test_of_a_header_that_stands_there_twice_the_last_one_counts() -> None:
+    block = b"NATS/1.0\r\nNats-Sequence: 999\r\nX:y\r\nNats-Sequence: 7\r\n\r\n"
+    assert read_block(block) == {"Nats-Sequence": "7", "X": "y"}
+
+
+@pytest.mark.parametrize("block", [b"\xff\xff\xff\xff\r\n", b"", b"NATS/1.0", b"NATS/1.0\r\n\r\n"])
+def test_what_is_no_header_block_holds_no_headers(block: bytes) -> None:
+    assert read_block(block) == {}
+
+
+@pytest.mark.parametrize(
+    ("block", "status"),
+    [
+        (b"NATS/1.0 503\r\n\r\n", 503),
+        (b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n", 204),
+        (b"NATS/1.0\r\nA: b\r\n\r\n", 0),
+        (b"NATS/1.0 x\r\n\r\n", 0),
+        (b"", 0),
+    ],
+)
+def test_a_status_stands_in_the_first_line(block: bytes, status: int) -> None:
+    assert read_status(block) == status

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from broker.relay.connection import confirmed
@@ -23,8 +21,8 @@ class Live(LiveRelay):
         self.delivered: list[tuple[str, bytes]] = []
         super().__init__(connection, Subjects(prefix), self._keep, self.clock)
 
-    def _keep(self, topic: str, data: bytes, headers: Mapping[str, str] | None) -> None:
-        del headers
+    def _keep(self, topic: str, subject: bytes, data: bytes, block: bytes | None) -> None:
+        del subject, block
         self.delivered.append((topic, data))
 
     async def subscribe(self, topic: str) -> None:

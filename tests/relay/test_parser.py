@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -36,12 +35,9 @@ class Heard:
     async def _process_err(self, text: str) -> None:
         self.events.append(("error", text))
 
-    async def _process_headers(self, headers: bytes) -> Mapping[str, str]:
-        return {"raw": headers.decode()}
-
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        del subject, reply
-        self.events.append(("message", sid, data, {"raw": headers.decode()} if headers else None))
+        del reply
+        self.events.append(("message", sid, subject, data, headers))
 
 
 class _Sinks(dict[int, Any]):
@@ -53,7 +49,7 @@ class _Sinks(dict[int, Any]):
 
     def get(self, number: int, default: Any = None) -> Any:
         del default
-        return lambda data, headers: self._heard.events.append(("message", number, data, headers))
+        return lambda subject, data, block: self._heard.events.append(("message", number, subject, data, block))
 
 
 def ours(*pieces: bytes) -> list[Event]:
@@ -149,25 +145,14 @@ def test_a_message_that_nobody_wants_any_more_is_passed_over() -> None:
 
 
 def test_a_sink_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(payload: bytes, headers: Mapping[str, str] | None) -> None:
-        raise LookupError(payload, headers)
+    def fail(subject: bytes, payload: bytes, block: bytes | None) -> None:
+        raise LookupError(subject, payload, block)
 
     heard = Heard()
     parser = RelayParser(cast("RelayClient", heard), {1: fail})
     asyncio.run(_feed(parser, (b"MSG a 1 2\r\nhi\r\nPING\r\n",)))
     assert heard.events == [("ping",)]
     assert "could not be handled" in caplog.text
-
-
-def test_headers_that_are_none_cost_no_more_than_themselves() -> None:
-    class Strict(Heard):
-        async def _process_headers(self, headers: bytes) -> Mapping[str, str]:
-            return {"raw": headers.decode("ascii")}
-
-    heard = Strict()
-    parser = RelayParser(cast("RelayClient", heard), _Sinks(heard))
-    asyncio.run(_feed(parser, (b"HMSG a 1 6 8\r\n\xff\xff\xff\xff\r\nhi\r\nPING\r\n",)))
-    assert heard.events == [("message", 1, b"hi", None), ("ping",)]
 
 
 def test_a_new_connection_begins_without_what_the_last_one_left() -> None:
