@@ -13,6 +13,7 @@ from broker.core.message import ClientInfo
 from broker.wire.codes import CommandError
 
 PING = b"{}"
+_DATA = b'{"data":'
 
 _encode = msgspec.json.encode
 
@@ -93,23 +94,40 @@ def _push(topic: str, kind: bytes, body: bytes) -> bytes:
 
 def publication_head(topic: str) -> bytes:
     """What every publication of a topic begins with; made once a topic."""
-    return b'{"push":{"channel":%b,"pub":{"data":' % _encode(topic)
+    return b'{"push":{"channel":%b,"pub":%b' % (_encode(topic), _DATA)
 
 
-def publication_push(head: bytes, data: bytes, info: ClientInfo | None, tags: Mapping[str, str] | None) -> bytes:
+def publication_push(
+    head: bytes,
+    data: bytes,
+    info: ClientInfo | None,
+    tags: Mapping[str, str] | None,
+    *,
+    offset: int = 0,
+    topic: str | None = None,
+) -> bytes:
     """A publication's push.
 
     Args:
-        head: of its topic; see `publication_head`.
+        head: of what it goes to; see `publication_head`.
         data: JSON on one line, copied as it is.
         info: the client that published it.
         tags: what the publisher added.
+        offset: its place in the topic's history; 0 without one.
+        topic: it was published to, where it goes to a wildcard subscription.
     """
-    if info is None and not tags:
-        return b"%b%b}}}" % (head, data)
+    if info is None and not tags and topic is None:
+        return b'%b%b,"offset":%d}}}' % (head, data, offset) if offset else b"%b%b}}}" % (head, data)
     info_json = b"" if info is None else b',"info":' + _encode(client_info(info))
     tags_json = b',"tags":' + _encode(tags) if tags else b""
-    return b"%b%b%b%b}}}" % (head, data, info_json, tags_json)
+    offset_json = b',"offset":%d' % offset if offset else b""
+    topic_json = b"" if topic is None else b',"channel":' + _encode(topic)
+    return b"%b%b%b%b%b%b}}}" % (head, data, info_json, tags_json, offset_json, topic_json)
+
+
+def publication_of(head: bytes, push: bytes) -> memoryview:
+    """The publication in its own push, as it stands in replies; see `publication_push`."""
+    return memoryview(push)[len(head) - len(_DATA) : -2]
 
 
 def subscribe_push(topic: str, data: bytes | None) -> bytes:

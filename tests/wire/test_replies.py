@@ -21,6 +21,7 @@ from broker.wire.replies import (
     SubscribeResult,
     error_reply,
     publication_head,
+    publication_of,
     publication_push,
     raw,
     reply,
@@ -131,17 +132,23 @@ def expected_info(info: ClientInfo) -> dict[str, object]:
     return body
 
 
-@given(TEXT, RAW, st.none() | INFOS, TAGS)
-def test_a_publication_says_where_what_and_by_whom(
-    topic: str, data: bytes, info: ClientInfo | None, tags: dict[str, str] | None
+@given(TEXT, RAW, st.none() | INFOS, TAGS, st.integers(0, 2**63 - 1), st.none() | TEXT)
+def test_a_publication_says_where_what_by_whom_and_at_which_place(
+    subscribed: str, data: bytes, info: ClientInfo | None, tags: dict[str, str] | None, offset: int, topic: str | None
 ) -> None:
-    line = publication_push(publication_head(topic), data, info, tags)
+    head = publication_head(subscribed)
+    line = publication_push(head, data, info, tags, offset=offset, topic=topic)
     body: dict[str, object] = {"data": json.loads(data)}
+    if offset:
+        body["offset"] = offset
+    if topic is not None:
+        body["channel"] = topic
     if info is not None:
         body["info"] = expected_info(info)
     if tags:
         body["tags"] = tags
-    assert parsed(line) == {"push": {"channel": topic, "pub": body}}
+    assert parsed(line) == {"push": {"channel": subscribed, "pub": body}}
+    assert parsed(bytes(publication_of(head, line))) == body
 
 
 @given(TEXT, RAW, st.none() | INFOS, TAGS)
