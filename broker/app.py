@@ -30,7 +30,9 @@ from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
 from broker.core.policy import PolicyTable
+from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
+from broker.durability import DurableOptions
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
@@ -140,6 +142,13 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             tls_ca=_path(nats.tls_ca),
             tls_cert=_path(nats.tls_cert),
             tls_key=_path(nats.tls_key),
+        ),
+        durable=DurableOptions(
+            replicas=nats.replicas,
+            ring=RingLimits(limits.ring_messages, limits.ring_bytes),
+            rings_bytes=limits.node_ring_bytes,
+            recovery_bytes=limits.queue_bytes,
+            history_messages=limits.history_messages,
         ),
         metrics=Metrics(),
     )

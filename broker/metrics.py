@@ -88,6 +88,18 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.relay_gaps = Counter(
+            "broker_relay_gaps",
+            "Gaps in durable topics, by what became of them: repaired from the stream, or lost and told.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.recoveries = Counter(
+            "broker_recoveries",
+            "Clients that came back to a durable topic, by whether all that they missed was there.",
+            ("result",),
+            registry=registry,
+        )
         self.errors = Counter(
             "broker_errors",
             "Commands and API calls answered with an error of the protocol, by its code.",

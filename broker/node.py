@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.auth.tokens import TokenVerifier
 from broker.core.frames import text_frame
@@ -23,17 +24,20 @@ from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
+from broker.durability import Durability, DurableOptions
 from broker.metrics import Metrics
+from broker.publications import make_push, publication_problem
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
-from broker.relay.errors import RelayError, RelayRefusedError, RelayTooLargeError
-from broker.relay.headers import publication_headers, read_block, read_headers
+from broker.relay.errors import RelayError, RelayLostError, RelayRefusedError, RelayTooLargeError
+from broker.relay.headers import publication_headers, read_block
+from broker.relay.jetstream import Ack
 from broker.relay.live import LiveRelay
 from broker.relay.options import NatsOptions
 from broker.relay.subjects import Subjects
-from broker.wire.codes import CommandError, ErrorCode
-from broker.wire.payload import is_json, one_line
-from broker.wire.replies import publication_head, publication_push
+from broker.wire import replies
+from broker.wire.codes import CommandError, ErrorCode, UnsubscribeCode
+from broker.wire.replies import publication_head
 
 if TYPE_CHECKING:
     from broker.client.client import Client
@@ -45,6 +49,10 @@ SLICE_WRITES = 128
 several turns, a publisher's answer for example, and must not wait for a large fan-out in each of them."""
 TICK_SECONDS = 0.1
 _KNOWN_TOPICS = 65_536
+_ENDED = UnsubscribeCode.INSUFFICIENT_STATE
+
+Published = asyncio.Future[Any]
+"""A publication on its way: done when NATS has it. Of a durable topic's, the result is an `Ack`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class Node:
         policies: in the order in which they are tried.
         tokens: verifies clients' tokens.
         nats: where NATS is.
+        durable: how topics with history are kept.
         metrics: what is counted.
     """
 
@@ -86,6 +95,7 @@ class Node:
         policies: PolicyTable,
         tokens: TokenVerifier,
         nats: NatsOptions,
+        durable: DurableOptions,
         metrics: Metrics,
     ) -> None:
         self.options = options
@@ -107,6 +117,19 @@ class Node:
         subjects = Subjects(options.prefix)
         self._live = LiveRelay(self.connection, subjects, self._arrived, self.clock)
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
+        self.durability = Durability(
+            durable,
+            connection=self.connection,
+            subjects=subjects,
+            uid=self.uid,
+            policies=tuple(policies),
+            hub=self.hub,
+            metrics=metrics,
+            clock=self.clock,
+            push=self._push,
+            end=self._end_subscriptions,
+        )
+        self._ending: deque[tuple[Client, str]] = deque()
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False
@@ -122,6 +145,7 @@ class Node:
     def start(self) -> None:
         """Begin to connect to NATS and to keep time."""
         self.control.start()
+        self.durability.start()
         self.relaying = asyncio.create_task(self.connection.run())
         self._tick_due = self.clock() + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
@@ -132,6 +156,7 @@ class Node:
         await self.connection.settle()
         if self._ticking is not None:
             self._ticking.cancel()
+        await self.durability.stop()
         if self.relaying is not None:
             self.relaying.cancel()
             await asyncio.gather(self.relaying, return_exceptions=True)
@@ -142,8 +167,10 @@ class Node:
         self._tick_due = now + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
         self._ticks += 1
+        self.durability.tick()
         if self._ticks % 10 == 0:
             self._live.sweep()
+            self.durability.sweep()
             self.control.tick()
             self.observe()
         self.wheel.advance(now)
@@ -163,9 +190,14 @@ class Node:
         if connected:
             self._was_connected = True
             self.control.connected()
+            self.durability.connected()
+        else:
+            self.durability.disconnected()
 
     def reasons_against_startup(self) -> list[str]:
-        return [] if self._was_connected else ["NATS has not been reached yet"]
+        if not self._was_connected:
+            return ["NATS has not been reached yet"]
+        return self.durability.streams.reasons_against()
 
     def reasons_against_readiness(self) -> list[str]:
         """Why new clients had better go to another node."""
@@ -176,6 +208,7 @@ class Node:
             reasons.append("NATS is not connected")
         elif not self.control.acquainted:
             reasons.append("the other nodes have not been heard yet")
+        reasons += self.durability.streams.reasons_against()
         return reasons
 
     # clients
@@ -253,9 +286,10 @@ class Node:
         *,
         info: ClientInfo | None = None,
         tags: Mapping[str, str] | None = None,
+        key: str = "",
         source: str,
         field: str = "data",
-    ) -> CommandError | Confirmation:
+    ) -> CommandError | Published:
         """Hand a publication to NATS.
 
         Args:
@@ -264,11 +298,13 @@ class Node:
             data: JSON on one line.
             info: the client that publishes.
             tags: for the subscribers.
+            key: makes a repeat with the same key the same publication, where the topic is durable.
             source: `http` or `websocket`, for the metrics.
             field: what the data is called in errors.
 
         Returns:
-            What is done when NATS has it; `publish_error` says what went wrong otherwise. Or why it was refused.
+            What is done when NATS has it, and for a durable topic when it is stored, with its place there;
+            `publish_error` says what went wrong otherwise. Or why it was refused.
         """
         if len(data) > policy.message_bytes:
             self.metrics.published.labels(policy.name, source, "too_large").inc()
@@ -276,6 +312,10 @@ class Node:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, detail)
         headers = publication_headers(info, tags) if info or tags else None
         try:
+            if policy.durable:
+                acked = self.durability.publish(policy, topic, data, headers, key)
+                acked.add_done_callback(partial(self._count_stored, policy.name, source))
+                return acked
             accepted = self._live.publish(policy.name, topic, data, headers)
         except RelayTooLargeError as error:
             self.metrics.published.labels(policy.name, source, "too_large").inc()
@@ -302,14 +342,24 @@ class Node:
         for (policy, source), count in counts.items():
             self.metrics.count_published(policy, source, result, count)
 
-    @staticmethod
-    def publish_error(outcome: Confirmation) -> CommandError | None:
-        """What to say of a finished publish that failed."""
+    def _count_stored(self, policy: str, source: str, outcome: asyncio.Future[Ack]) -> None:
         problem = outcome.exception()
-        if problem is None:
-            return None
-        if isinstance(problem, RelayRefusedError):
-            return CommandError(ErrorCode.INTERNAL, str(problem))
+        result = "ok" if problem is None else "unknown" if isinstance(problem, RelayLostError) else "refused"
+        if problem is None and outcome.result().duplicate:
+            result = "duplicate"
+        self.metrics.count_published(policy, source, result, 1)
+
+    @staticmethod
+    def publish_error(policy: TopicPolicy, problem: BaseException) -> CommandError:
+        """What to say of a finished publish that has failed."""
+        if not isinstance(problem, RelayLostError):
+            return CommandError(ErrorCode.INTERNAL, f"{problem}; try again")
+        if policy.durable:
+            return CommandError(
+                ErrorCode.INTERNAL,
+                f"{problem}: whether the message was stored is unknown; "
+                "to repeat it with the same idempotency_key is safe",
+            )
         return CommandError(
             ErrorCode.INTERNAL,
             "the connection to NATS was lost before it confirmed; it may have been published or not",
@@ -321,14 +371,20 @@ class Node:
         topic = self.hub.topics.get(name)
         if topic is None:
             return  # the last subscriber has left, the interest lingers
-        # back ends publish here too, past our API, and one bad line would break every subscriber's connection
-        if len(data) > topic.policy.message_bytes or not is_json(data):
-            reason = "too_large" if len(data) > topic.policy.message_bytes else "not_json"
-            self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
+        problem = publication_problem(topic.policy, data)
+        if problem is not None:
+            self.metrics.dropped.labels(topic.policy.name, problem).inc(len(topic.subscribers))
             return
-        info, tags = read_headers(read_block(block)) if block else (None, None)
-        line = publication_push(topic.head, one_line(data), info, tags)
-        if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
+        self._push_to(topic, make_push(topic.head, data, read_block(block) if block else None))
+
+    def _push(self, name: str, line: bytes, offset: int) -> None:
+        """A durable topic's push."""
+        topic = self.hub.topics.get(name)
+        if topic is not None:
+            self._push_to(topic, line, offset)
+
+    def _push_to(self, topic: Topic, line: bytes, offset: int = 0) -> None:
+        if self.hub.push(topic, line, self.clock(), offset) and not self._fanning_out:
             self._fanning_out = True
             self._loop.call_soon(self._fan_out)
 
@@ -340,6 +396,22 @@ class Node:
             logger.exception("a fan-out failed")
         if self._fanning_out:
             self._loop.call_soon(self._fan_out)
+
+    def _end_subscriptions(self, name: str) -> None:
+        """End all subscriptions to a topic, whose next publications can't be had. Nobody gets anything of it any more;
+        the clients are told some in each turn of the event loop.
+        """
+        clients = [client for client in self.clients.values() if client.detach(name)]
+        if not self._ending and clients:
+            self._loop.call_soon(self._tell_ended)
+        self._ending += ((client, name) for client in clients)
+
+    def _tell_ended(self) -> None:
+        for _ in range(min(SLICE_WRITES, len(self._ending))):
+            client, name = self._ending.popleft()
+            client.send(replies.unsubscribe_push(name, _ENDED, _ENDED.text))
+        if self._ending:
+            self._loop.call_soon(self._tell_ended)
 
     def _delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
         self.metrics.count_delivered(topic.policy.name, subscribers * len(arrivals))

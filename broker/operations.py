@@ -19,7 +19,7 @@ from broker.core.session import Subscription
 from broker.relay.control import Peer
 from broker.relay.errors import RelayUnavailableError
 from broker.wire import replies
-from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
+from broker.wire.codes import Close, CloseCode, CommandError, UnsubscribeCode, close
 from broker.wire.payload import one_line
 
 if TYPE_CHECKING:
@@ -219,17 +219,11 @@ def _join(client: Client, operation: Subscribe, subscription: Subscription) -> a
     """Subscribe one client; done when it is, or can't be."""
     joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def done(error: CommandError | None, enter: Callable[[], None]) -> None:
-        if error is None:
-            client.send(replies.subscribe_push(operation.channel, _bytes(operation.data)))
-            enter()
-        elif error.code is ErrorCode.INTERNAL:
-            # it can't be had now; a client that comes back is better than one that waits for nothing
-            client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
+    def finished() -> None:
         if not joined.done():
             joined.set_result(None)
 
-    client.attach(operation.channel, subscription, done)
+    client.subscribe_by_server(operation.channel, subscription, _bytes(operation.data), finished)
     return joined
 
 

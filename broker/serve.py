@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -139,7 +140,11 @@ async def _run(
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     try:
-        await asyncio.wait([watching[1], relaying, *running], return_when=asyncio.FIRST_COMPLETED)
+        settling = app.node.durability.settling
+        ends: list[asyncio.Future[Any]] = [watching[1], relaying, settling, *running]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if settling.done():
+            logger.critical("%s", settling.exception())
         failed = not stop.is_set() or relaying.done() or (embedded is not None and watching[2].done())
         app.node.draining = True
         app.node.observe()

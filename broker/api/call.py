@@ -36,6 +36,8 @@ class Call:
 
     backend: Backend
     key: ApiKey
+    idempotency_key: str = ""
+    """From the request's header of that name."""
 
 
 def bad(detail: str) -> CommandError:

@@ -123,7 +123,7 @@ class ApiEndpoint:
             return _Problem(403, f"this API key may not call {name}")
         request = decode(method, body)
         if not isinstance(request, CommandError):
-            outcome = await method.run(Call(self._backend, key), request)
+            outcome = await method.run(Call(self._backend, key, _idempotency_key(scope["headers"])), request)
         elif _is_object(body):
             outcome = request
         else:
@@ -168,6 +168,14 @@ def _error(name: str, error: CommandError, scope: Scope) -> _Answer:
         # what can't be had now is said with a status in any case: balancers and retrying clients look at that
         return name, 503, body, (_JSON, (b"retry-after", RETRY_AFTER))
     return name, int(_STATUS.get(error.code, 400)) if as_status else 200, body, _JSON_ONLY
+
+
+def _idempotency_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ (which puts it in quotes)."""
+    for name, value in headers:
+        if name == b"idempotency-key":
+            return value.decode("latin-1").strip('"')
+    return ""
 
 
 def _wants_status(scope: Scope) -> bool:

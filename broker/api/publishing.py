@@ -8,31 +8,44 @@ import msgspec
 
 from broker.api import requests
 from broker.api.call import EMPTY, Call, Outcome, bad, error_json
-from broker.relay.connection import Confirmation, confirmed
+from broker.core.policy import TopicPolicy
+from broker.node import Published
+from broker.relay.connection import confirmed
 from broker.relay.errors import RelayError
+from broker.relay.jetstream import Ack
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.payload import one_line
 
 _AT_ONCE = 200
 """Topics of a broadcast that are published in one turn of the event loop."""
+KEY_CHARACTERS = 256
+"""The most an idempotency key may have."""
+
+_Started = tuple[TopicPolicy, Published]
 
 
 async def publish(call: Call, request: requests.Publish) -> Outcome:
-    accepted = _publish(call, request.channel, request)
-    if isinstance(accepted, CommandError):
-        return accepted
-    return await _settled(call, accepted) or EMPTY
+    started = _publish(call, request.channel, request)
+    if isinstance(started, CommandError):
+        return started
+    return await _settled(call, *started)
 
 
-async def _settled(call: Call, accepted: Confirmation) -> CommandError | None:
+async def _settled(call: Call, policy: TopicPolicy, published: Published) -> Outcome:
+    """What became of a publication: where a durable one is stored, or what went wrong."""
+    node = call.backend.node
     try:
-        await confirmed(accepted)
-    except RelayError:
-        return call.backend.node.publish_error(accepted)
-    return None
+        ack = await confirmed(published)
+    except RelayError as error:
+        return node.publish_error(policy, error)
+    return (
+        b'{"offset":%d,"epoch":"%b"}' % (ack.offset, node.durability.epoch(policy).encode())
+        if isinstance(ack, Ack)
+        else EMPTY
+    )
 
 
-def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadcast) -> CommandError | Confirmation:
+def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadcast) -> CommandError | _Started:
     node = call.backend.node
     policy = node.locate(topic)
     if isinstance(policy, CommandError):
@@ -43,7 +56,22 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
         return bad("b64data: is for bytes, which JSON clients can't be sent; use data")
     if request.data is msgspec.UNSET:
         return bad("data: missing")
-    return node.publish(policy, topic, one_line(bytes(request.data)), tags=request.tags, source="http")
+    key = _idempotency_key(call, request)
+    if isinstance(key, CommandError):
+        return key
+    data = one_line(bytes(request.data))
+    published = node.publish(policy, topic, data, tags=request.tags, key=key, source="http")
+    return published if isinstance(published, CommandError) else (policy, published)
+
+
+def _idempotency_key(call: Call, request: requests.Publish | requests.Broadcast) -> str | CommandError:
+    key = request.idempotency_key or ""
+    if call.idempotency_key and key and key != call.idempotency_key:
+        return bad("idempotency_key: is another one than the Idempotency-Key header's")
+    key = key or call.idempotency_key
+    if len(key) > KEY_CHARACTERS:
+        return bad(f"idempotency_key: {len(key)} characters, at most {KEY_CHARACTERS} are allowed")
+    return key
 
 
 async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
@@ -55,6 +83,6 @@ async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
         started.append(_publish(call, topic, request))
         if len(started) % _AT_ONCE == 0:
             await asyncio.sleep(0)  # a list may name a hundred thousand; others have their turn, too
-    outcomes = [one if isinstance(one, CommandError) else await _settled(call, one) for one in started]
-    responses = b",".join(b'{"result":{}}' if error is None else error_json(error) for error in outcomes)
-    return b'{"responses":[%b]}' % responses
+    outcomes = [one if isinstance(one, CommandError) else await _settled(call, *one) for one in started]
+    responses = (error_json(one) if isinstance(one, CommandError) else b'{"result":%b}' % one for one in outcomes)
+    return b'{"responses":[%b]}' % b",".join(responses)

@@ -5,20 +5,45 @@ from __future__ import annotations
 import msgspec
 
 from broker.api import requests
-from broker.api.call import Call, Outcome, check_topic, encode, named, unreachable
+from broker.api.call import EMPTY, Call, Outcome, check_topic, encode, named, unreachable
+from broker.core.policy import TopicPolicy
 from broker.operations import Channels, ChannelsAnswer, Info, NodeInfo
 from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 
 
-async def presence_or_history(
-    call: Call,
-    request: requests.Presence | requests.PresenceStats | requests.History | requests.HistoryRemove,
-) -> Outcome:
-    """No policy has either yet."""
+async def presence_or_history(call: Call, request: requests.Presence | requests.PresenceStats) -> Outcome:
+    """No policy has it yet."""
     return check_topic(call, request.channel) or CommandError(
-        ErrorCode.NOT_AVAILABLE, "channel: its policy has neither presence nor history"
+        ErrorCode.NOT_AVAILABLE, "channel: its policy has no presence"
     )
+
+
+async def history(call: Call, request: requests.History) -> Outcome:
+    policy = _policy(call, request.channel)
+    if isinstance(policy, CommandError):
+        return policy
+    since = None if request.since is None else (request.since.offset, request.since.epoch)
+    outcome = await call.backend.node.durability.history(
+        policy,
+        request.channel,
+        limit=request.limit or 0,
+        since=since,
+        reverse=request.reverse or False,
+        field="history",
+    )
+    return outcome if isinstance(outcome, CommandError) else encode(outcome)
+
+
+async def history_remove(call: Call, request: requests.HistoryRemove) -> Outcome:
+    policy = _policy(call, request.channel)
+    if isinstance(policy, CommandError):
+        return policy
+    return await call.backend.node.durability.remove_history(policy, request.channel) or EMPTY
+
+
+def _policy(call: Call, topic: str) -> TopicPolicy | CommandError:
+    return check_topic(call, topic) or call.backend.node.locate(topic)
 
 
 async def channels(call: Call, request: requests.Channels) -> Outcome:

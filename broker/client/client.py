@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 
+from broker.client.attaching import Attached, attach_durable, attach_live
 from broker.client.commands import HANDLERS
 from broker.client.joining import Joining
 from broker.client.outlet import Outlet
+from broker.client.subscribing import subscribe_by_server
 from broker.core.heartbeat import Beat, Heartbeat
 from broker.core.hub import Topic
 from broker.core.session import Session, Subscription
+from broker.durability import Wish
 from broker.node import Node
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close
@@ -28,9 +31,6 @@ from broker.wire.commands import PONG, Command, Connect, Send, Undecodable, Unsu
 from broker.wire.replies import Result
 
 logger = logging.getLogger(__name__)
-
-Attached = Callable[[CommandError | None, Callable[[], None]], None]
-"""Told how a subscription went: the error, if there was one, and what to call once that is answered."""
 
 MAX_IN_FLIGHT = 256
 """Publishes of one client that wait for NATS; more are not read."""
@@ -186,65 +186,62 @@ class Client:
             return inf
         return self.node.clock() + unix_seconds - time.time() + self.node.options.expiry_leeway_seconds
 
-    def attach(self, topic: str, subscription: Subscription, done: Attached) -> None:
+    def attach(self, topic: str, subscription: Subscription, wish: Wish, done: Attached) -> None:
         """Subscribe to a topic that the session doesn't have yet.
 
         Args:
-            topic: with a policy, as `Node.locate` finds it.
+            topic: with a policy, as `Node.locate_subscription` finds it.
             subscription: what it is to be.
-            done: called with None as soon as nothing that is published from then on will be missed, with an error if
-                that can't be had now. It sends the answer, and then calls the function it is given besides: not
-                before that is anything sent of the topic.
+            wish: what the client says of where it stands; of durable topics only.
+            done: called as soon as nothing that is published from then on will be missed, with where a durable topic
+                is joined and None for a live one, or with an error if that can't be had now. It sends the answer, and
+                then calls the function it is given besides: not before that is anything sent of the topic.
         """
-        session = self.the_session()
-        session.add(topic, subscription)
+        self.the_session().add(topic, subscription)
         if subscription.ends_at < inf:
             self.outlet.wake_by(subscription.ends_at)
-        policy = subscription.policy
-        waiting = self.node.want(policy, topic)
-        if waiting is None and self._early is None:
-            self.node.hub.add(topic, policy, self.outlet)
-            done(None, _nothing)
-            return
-        joining = Joining(self.node.options.queue_bytes)
-        joined = self.node.hub.add(topic, policy, joining)
-        if waiting is None:
-            done(None, partial(self._enter_flushed, topic, subscription, joining, joined))
-            return
+        if subscription.policy.durable:
+            attach_durable(self, topic, subscription, wish, done)
+        else:
+            attach_live(self, topic, subscription, done)
+
+    def subscribe_by_server(
+        self, topic: str, subscription: Subscription, data: bytes | None, finished: Callable[[], None]
+    ) -> None:
+        """See `subscribing.subscribe_by_server`."""
+        subscribe_by_server(self, topic, subscription, data, finished)
+
+    @property
+    def holding_back(self) -> bool:
+        """The answer to connect waits, and with it all that is sent."""
+        return self._early is not None
+
+    def settling(self, topic: str) -> None:
+        """A subscription is on its way: other commands for its topic wait."""
         self._settling = self._settling or set()
         self._settling.add(topic)
 
-        def settled(error: CommandError | None) -> None:
-            self._settle(topic, subscription, joining, joined, error, done)
+    def settled(self, topic: str) -> None:
+        if self._settling is not None:
+            self._settling.discard(topic)
+            self._settling = self._settling or None
+        self._advance()
 
-        self.node.when_wanted(waiting, joined, settled)
-
-    def _settle(
-        self,
-        topic: str,
-        subscription: Subscription,
-        joining: Joining,
-        joined: Topic,
-        error: CommandError | None,
-        done: Attached,
-    ) -> None:
-        """The interest is there, or can't be had."""
-        if joining.overflowed:
-            error = CommandError(ErrorCode.INTERNAL, "too much was published meanwhile; try again")
+    def verdict(self, topic: str, subscription: Subscription) -> CommandError | None:
+        """Why a subscription that was on its way must not be, after all."""
         if self.closed:
-            error = error or CommandError(ErrorCode.INTERNAL, "the connection has ended")
-        elif self.the_session().subscriptions.get(topic) is not subscription:
-            error = CommandError(ErrorCode.PERMISSION_DENIED, "unsubscribed by the server meanwhile")
-        elif error is not None:
-            del self.the_session().subscriptions[topic]
-        if error is not None:
-            self.node.leave(topic, joining)
-            done(error, _nothing)
-        else:
-            done(None, partial(self._enter_flushed, topic, subscription, joining, joined))
-        self._settled(topic)
+            return CommandError(ErrorCode.INTERNAL, "the connection has ended")
+        if self.the_session().subscriptions.get(topic) is not subscription:
+            return CommandError(ErrorCode.PERMISSION_DENIED, "unsubscribed by the server meanwhile")
+        return None
 
-    def _enter_flushed(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
+    def forget(self, topic: str, subscription: Subscription) -> None:
+        """A subscription that was on its way has failed."""
+        subscriptions = self.the_session().subscriptions
+        if subscriptions.get(topic) is subscription:
+            del subscriptions[topic]
+
+    def enter_flushed(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
         """Enter as soon as the stand-in has all that has come: within a fan-out the change would lose its message."""
         enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining))
         if self._early is None:
@@ -254,7 +251,7 @@ class Client:
 
     def _enter(self, topic: str, subscription: Subscription, joining: Joining) -> None:
         """Take the place of the stand-in, and send what it has held."""
-        if self.closed or self.the_session().subscriptions.get(topic) is not subscription:
+        if self.verdict(topic, subscription) is not None:
             self.node.leave(topic, joining)
             return
         # before the stand-in goes, so that the topic is never without a subscriber
@@ -264,6 +261,15 @@ class Client:
             self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
         for frame, messages in joining.held:
             self.outlet.send_publications(frame, subscription.policy.name, messages)
+
+    def detach(self, topic: str) -> bool:
+        """End a subscription whose next publications can't be had; the client is yet to be told. Whether there was
+        one, and not just on its way.
+        """
+        session = self.session
+        if session is None or topic not in session.subscriptions or (self._settling and topic in self._settling):
+            return False
+        return self.drop(topic)
 
     def unsubscribed(self, topic: str, code: int, reason: str) -> None:
         """End a subscription from the server's side and tell the client."""
@@ -321,12 +327,6 @@ class Client:
             return True  # what this client published before comes to it first
         return bool(self._settling) and getattr(request, "channel", None) in self._settling  # type: ignore[operator]
 
-    def _settled(self, topic: str) -> None:
-        if self._settling is not None:
-            self._settling.discard(topic)
-            self._settling = self._settling or None
-        self._advance()
-
     def _advance(self) -> None:
         """Run what can run of the line."""
         line = self._line
@@ -364,7 +364,3 @@ class Client:
         out, self._out = self._out, None
         if out and not self.closed:
             self.outlet.send(b"\n".join(out))
-
-
-def _nothing() -> None:
-    """There is nothing to do after the answer."""

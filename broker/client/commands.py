@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from broker.client import connecting, publishing, subscribing
+from broker.client import connecting, history, publishing, subscribing
 from broker.wire import commands as wire
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HANDLERS: dict[type, Callable[[Client, int, Any], None]] = {
     wire.Publish: publishing.publish,
     wire.Presence: publishing.read,
     wire.PresenceStats: publishing.read,
-    wire.History: publishing.read,
+    wire.History: history.history,
     wire.Rpc: publishing.rpc,
     wire.Refresh: connecting.refresh,
     wire.SubRefresh: subscribing.sub_refresh,

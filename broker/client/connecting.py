@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from broker import __version__
 from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, TokenProblem
+from broker.client.answers import send_rest, subscribe_result
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
+from broker.durability import Position, Wish
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 from broker.wire.replies import ConnectResult, RefreshResult, SubscribeResult, raw
@@ -46,7 +49,7 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
         return
     client.begin(session)
 
-    def answer() -> None:
+    def answer(positions: Mapping[str, Position | None]) -> None:
         client.node.metrics.connects.labels("ok").inc()
         client.reply(
             ident,
@@ -56,15 +59,24 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
                 version=__version__,
                 expires=claims.expires_at is not None,
                 ttl=client.node.ttl(claims.expires_at),
-                subs={one.topic: SubscribeResult(data=raw(one.data)) for one, _ in wanted},
+                subs={one.topic: _result(one, positions[one.topic], request) for one, _ in wanted},
                 ping=options.ping_seconds,
                 pong=True,
                 node=client.node.name,
             ),
         )
+        for position in positions.values():
+            send_rest(client, position)
         client.answered(ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
 
-    _attach_all(client, wanted, answer)
+    _attach_all(client, wanted, request.subs, answer)
+
+
+def _result(one: ServerSubscription, position: Position | None, request: wire.Connect) -> SubscribeResult:
+    recover = request.subs.get(one.topic)
+    result = subscribe_result(position, was_recovering=recover is not None and recover.recover)
+    result.data = raw(one.data)
+    return result
 
 
 def refresh(client: Client, ident: int, request: wire.Refresh) -> None:
@@ -145,22 +157,33 @@ def _server_side(client: Client, claims: ConnectionClaims) -> _Wanted | CommandE
     return wanted
 
 
-def _attach_all(client: Client, wanted: _Wanted, answer: Callable[[], None]) -> None:
+def _attach_all(
+    client: Client,
+    wanted: _Wanted,
+    positions: Mapping[str, wire.Recover],
+    answer: Callable[[Mapping[str, Position | None]], None],
+) -> None:
     """Subscribe to all, then answer; when one of them can't be had now, the client has to come again."""
+    joined: dict[str, Position | None] = {}
     if not wanted:
-        answer()
+        answer(joined)
         return
     client.hold_back()
-    remaining = len(wanted)
 
-    def attached(error: CommandError | None, enter: Callable[[], None]) -> None:
-        nonlocal remaining
-        remaining -= 1
+    def attached(topic: str, outcome: Position | CommandError | None, enter: Callable[[], None]) -> None:
         enter()  # when the answer is sent
-        if error is not None:
-            client.close(close(CloseCode.INSUFFICIENT_STATE, error.message))
-        elif not remaining:
-            client.let_go(answer)
+        if isinstance(outcome, CommandError):
+            client.close(close(CloseCode.INSUFFICIENT_STATE, outcome.message))
+            return
+        joined[topic] = outcome
+        if len(joined) == len(wanted):
+            client.let_go(partial(answer, joined))
 
     for one, policy in wanted:
-        client.attach(one.topic, Subscription(policy, info=one.info, server_side=True), attached)
+        before = positions.get(one.topic, _NOWHERE)
+        wish = Wish(before.recover, before.offset, before.epoch, server_side=True)
+        subscription = Subscription(policy, info=one.info, server_side=True)
+        client.attach(one.topic, subscription, wish, partial(attached, one.topic))
+
+
+_NOWHERE = wire.Recover()

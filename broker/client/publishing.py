@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.core.permissions import Action
-from broker.relay.connection import Confirmation
+from broker.node import Published
+from broker.relay.jetstream import Ack
 from broker.wire import commands as wire
 from broker.wire.codes import CloseCode, CommandError, ErrorCode, close
 from broker.wire.payload import one_line
@@ -39,8 +40,9 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
         return
     client.publishing()
 
-    def confirmed(future: Confirmation) -> None:
-        error = client.node.publish_error(future)
+    def confirmed(future: Published) -> None:
+        problem = future.exception()
+        error = None if problem is None else client.node.publish_error(policy, problem)
 
         def answer() -> None:
             if error is None:
@@ -53,14 +55,18 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
         here = client.node.hub.topics.get(topic)
         if here is None:
             answer()
+        elif policy.durable and error is None:
+            ack = future.result()
+            assert isinstance(ack, Ack)  # noqa: S101 - what a durable publish ends with
+            client.node.durability.when_delivered(topic, ack.offset, answer)
         else:
             here.when_flushed(answer)
 
     outcome.add_done_callback(confirmed)
 
 
-def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats | wire.History) -> None:
-    """Presence and history commands: no policy has either yet."""
+def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats) -> None:
+    """Presence commands: no policy has it yet."""
     policy = client.node.locate(request.channel, "channel")
     client.fail(ident, policy if isinstance(policy, CommandError) else CommandError(ErrorCode.NOT_AVAILABLE))
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from broker.auth.tokens import Rejected, TokenProblem
+from broker.client.answers import send_rest, subscribe_result
 from broker.core.permissions import Access, Action
 from broker.core.policy import TopicPolicy
 from broker.core.session import Subscription
+from broker.durability import Position, Wish
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
-from broker.wire.replies import EMPTY, SubRefreshResult, SubscribeResult
+from broker.wire.replies import EMPTY, SubRefreshResult, raw, subscribe_push
 
 if TYPE_CHECKING:
     from broker.client.client import Client
+
+
+REJECT_UNRECOVERED = 2
+"""The flag by which a client asks for error 112 where recovery is not possible."""
 
 
 def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
@@ -48,22 +55,55 @@ def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
 
-    def done(error: CommandError | None, enter: Callable[[], None]) -> None:
-        if error is not None:
-            client.fail(ident, error)
-            return
-        client.reply(
-            ident,
-            "subscribe",
-            SubscribeResult(
-                expires=expires_at is not None,
-                ttl=client.node.ttl(expires_at),
-                was_recovering=request.recover,
-            ),
-        )
-        enter()
+    wish = Wish(request.recover, request.offset, request.epoch, strict=bool(request.flag & REJECT_UNRECOVERED))
+    client.attach(topic, subscription, wish, partial(_answer, client, ident, request, expires_at))
 
-    client.attach(topic, subscription, done)
+
+def _answer(
+    client: Client,
+    ident: int,
+    request: wire.Subscribe,
+    expires_at: float | None,
+    outcome: Position | CommandError | None,
+    enter: Callable[[], None],
+) -> None:
+    if isinstance(outcome, CommandError):
+        client.fail(ident, outcome)
+        return
+    result = subscribe_result(outcome, was_recovering=request.recover)
+    result.expires = expires_at is not None
+    result.ttl = client.node.ttl(expires_at)
+    client.reply(ident, "subscribe", result)
+    send_rest(client, outcome)
+    enter()
+
+
+def subscribe_by_server(
+    client: Client, topic: str, subscription: Subscription, data: bytes | None, finished: Callable[[], None]
+) -> None:
+    """Subscribe a client that has not asked for it, and tell it so.
+
+    Args:
+        client: who is subscribed.
+        topic: one that it is not subscribed to.
+        subscription: what it is to be.
+        data: JSON that the client is told besides.
+        finished: called when it is done, or can't be.
+    """
+
+    def done(outcome: Position | CommandError | None, enter: Callable[[], None]) -> None:
+        if not isinstance(outcome, CommandError):
+            result = subscribe_result(outcome)
+            result.data = raw(data)
+            client.send(subscribe_push(topic, result))
+            send_rest(client, outcome)
+            enter()
+        elif outcome.code is ErrorCode.INTERNAL:
+            # it can't be had now; a client that comes back is better than one that waits for nothing
+            client.close(close(CloseCode.INSUFFICIENT_STATE, outcome.message))
+        finished()
+
+    client.attach(topic, subscription, Wish(server_side=True), done)
 
 
 def unsubscribe(client: Client, ident: int, request: wire.Unsubscribe) -> None:

@@ -36,9 +36,11 @@ class Topic:
 
     __slots__ = (
         "arrivals",
+        "begun",
         "fanning_out",
         "head",
         "name",
+        "offsets",
         "pending",
         "pending_bytes",
         "policy",
@@ -58,6 +60,10 @@ class Topic:
         self.pending_bytes = 0
         self.arrivals: list[float] = []
         """When each of them came (seconds)."""
+        self.offsets: list[int] = []
+        """Their places in the topic's history; 0 where it has none."""
+        self.begun = 0
+        """The place of the last one that is no longer pending: who comes now gets what is behind it."""
         self.waiting: list[tuple[int, Callable[[], None]]] = []
         """Whom to tell when that many of the pending messages are with the subscribers."""
         self.fanning_out: _FanOut | None = None
@@ -77,7 +83,7 @@ class Topic:
 class _FanOut:
     """One frame on its way to all subscribers of a topic."""
 
-    __slots__ = ("arrivals", "delivered", "frame", "members", "position", "waiting")
+    __slots__ = ("arrivals", "delivered", "frame", "gone", "members", "position", "waiting")
 
     def __init__(self, frame: bytes, arrivals: list[float], waiting: list[Callable[[], None]]) -> None:
         self.frame = frame
@@ -85,6 +91,8 @@ class _FanOut:
         self.waiting = waiting
         self.members: tuple[Subscriber, ...] = ()
         """Who is to be served, where that takes more than one slice."""
+        self.gone: set[Subscriber] = set()
+        """Who has left meanwhile: who comes back has come too late for this frame."""
         self.position = 0
         self.delivered = 0
 
@@ -141,13 +149,15 @@ class Hub:
         if subscriber in topic.subscribers:
             topic.subscribers.remove(subscriber)
             self.subscriptions -= 1
+            if topic.fanning_out is not None:
+                topic.fanning_out.gone.add(subscriber)
         if topic.subscribers:
             return False
         del self.topics[name]
         return True
 
-    def push(self, topic: Topic, message: bytes, arrived: float) -> bool:
-        """Accept an encoded message for a topic.
+    def push(self, topic: Topic, message: bytes, arrived: float, offset: int = 0) -> bool:
+        """Accept an encoded message for a topic, with its place in the topic's history (0 where it has none).
 
         Returns:
             Whether `run` has to be called soon, because nothing was waiting before.
@@ -155,6 +165,7 @@ class Hub:
         topic.pending.append(message)
         topic.pending_bytes += len(message) + 1
         topic.arrivals.append(arrived)
+        topic.offsets.append(offset)
         if topic.queued:
             return False
         topic.queued = True
@@ -192,8 +203,9 @@ class Hub:
             # it will take several slices, and people come and go meanwhile
             fan_out.members = tuple(topic.subscribers)
         begin, fan_out.position = fan_out.position, fan_out.position + budget
-        present = topic.subscribers
-        self._write(topic, [one for one in fan_out.members[begin : fan_out.position] if one in present], fan_out)
+        present, gone = topic.subscribers, fan_out.gone
+        served = [one for one in fan_out.members[begin : fan_out.position] if one in present and one not in gone]
+        self._write(topic, served, fan_out)
         if fan_out.position >= len(fan_out.members):
             self._finish(topic, fan_out)
         else:
@@ -205,7 +217,8 @@ class Hub:
         pending, arrivals = topic.pending, topic.arrivals
         if topic.pending_bytes <= FRAME_BYTES or len(pending) == 1:
             waiting = [callback for _, callback in topic.waiting]
-            topic.pending, topic.pending_bytes, topic.arrivals, topic.waiting = [], 0, [], []
+            topic.begun = topic.offsets[-1]
+            topic.pending, topic.pending_bytes, topic.arrivals, topic.offsets, topic.waiting = [], 0, [], [], []
             frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
             return _FanOut(frame, arrivals, waiting)
         size = count = 0
@@ -214,7 +227,8 @@ class Hub:
             if count and size > FRAME_BYTES:
                 break
             count += 1
-        topic.pending, topic.arrivals = pending[count:], arrivals[count:]
+        topic.begun = topic.offsets[count - 1]
+        topic.pending, topic.arrivals, topic.offsets = pending[count:], arrivals[count:], topic.offsets[count:]
         topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
         waiting = [callback for messages, callback in topic.waiting if messages <= count]
         topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]

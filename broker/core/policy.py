@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,6 +56,9 @@ class PolicyTable:
 
     def __init__(self, policies: Sequence[TopicPolicy]) -> None:
         self._policies = tuple(policies)
+
+    def __iter__(self) -> Iterator[TopicPolicy]:
+        return iter(self._policies)
 
     def resolve(self, topic: str) -> TopicPolicy | None:
         for policy in self._policies:

@@ -68,8 +68,11 @@ class Session:
             access: the rule of the topic's policy for it.
             granted: a subscription token allows it already.
         """
-        granted = granted or any(capability.allows(action, topic) for capability in self.capabilities)
-        return permits(access, user=self.user, granted=granted)
+        return permits(access, user=self.user, granted=granted or self.granted(action, topic))
+
+    def granted(self, action: Action, topic: str) -> bool:
+        """Whether the connection's token allows an action with a topic."""
+        return any(capability.allows(action, topic) for capability in self.capabilities)
 
     def client_info(self, topic: str) -> ClientInfo:
         """Who this client is, as others see it in a topic."""

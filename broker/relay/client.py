@@ -36,13 +36,13 @@ class RelayClient(Client):
         self._sinks: dict[int, Sink] = {}
         self._ps = RelayParser(self, self._sinks)  # type: ignore[assignment]
 
-    def post(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> None:
-        """Publish. Header names and values must be free of line breaks."""
+    def post(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, reply: str = "") -> None:
+        """Publish, with where to answer. Header names and values must be free of line breaks."""
         if headers is None:
-            self._post(b"PUB %b  %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
+            self._post(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(payload), payload))
         else:
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            self._post(command.hpub_cmd(subject, "", b"NATS/1.0\r\n%b\r\n" % lines.encode(), payload))
+            self._post(command.hpub_cmd(subject, reply, b"NATS/1.0\r\n%b\r\n" % lines.encode(), payload))
 
     def post_subscription(self, subject: str, sink: Sink) -> int:
         """Subscribe; the subscription's number."""

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.relay.client import RelayClient
 from broker.relay.errors import (
@@ -83,8 +83,10 @@ class NatsConnection:
         """Done when this life's server has all subscriptions; failed while there is no connection."""
         return self._restored
 
-    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Confirmation:
-        """Send a message; in order with all that is published and subscribed here.
+    def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> Confirmation:
+        """Send a message, with where to answer it; in order with all that is published and subscribed here.
 
         Returns:
             Done when NATS has it. Fails with RelayLostError when the connection ends before. Others wait for the same
@@ -105,7 +107,7 @@ class NatsConnection:
             raise RelayTooLargeError(f"{size} bytes with headers, the NATS server takes {self.max_payload}")
         if self._unconfirmed_bytes + self._round_bytes + size > UNCONFIRMED_BYTES:
             raise RelayUnavailableError("NATS does not keep up")
-        client.post(subject, payload, headers)
+        client.post(subject, payload, headers, reply)
         self._round_bytes += size
         return self._this_round()
 
@@ -317,20 +319,22 @@ def _fail(future: Confirmation, text: str) -> None:
     future.exception()  # looked at: that nobody waits for it is no mistake
 
 
-async def confirmed(confirmation: Confirmation) -> None:
+_T = TypeVar("_T")
+
+
+async def confirmed(confirmation: asyncio.Future[_T]) -> _T:
     """Wait for a confirmation, without cancelling it for the others when this is cancelled.
 
     Raises:
-        RelayLostError: it did not come.
+        RelayError: it did not come.
     """
     if not confirmation.done():
         waiter = confirmation.get_loop().create_future()
         confirmation.add_done_callback(partial(_wake, waiter))
         await waiter
-    confirmation.result()
+    return confirmation.result()
 
 
-def _wake(waiter: asyncio.Future[None], confirmation: Confirmation) -> None:
-    del confirmation
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
     if not waiter.done():
         waiter.set_result(None)

@@ -23,5 +23,29 @@ class RelayLostError(RelayError):
     """The connection ended before NATS confirmed: it may have happened or not."""
 
 
+class RelayTimeoutError(RelayLostError):
+    """NATS has not answered in time: it may have happened or not."""
+
+
+class NoStreamError(RelayError):
+    """No stream takes what was sent: nothing was stored."""
+
+
+class JetStreamError(RelayError):
+    """JetStream has refused; nothing was stored or changed.
+
+    Args:
+        code: like an HTTP status.
+        number: JetStream's own; see https://github.com/nats-io/nats-server/blob/main/server/errors.json
+        description: in words.
+    """
+
+    def __init__(self, code: int, number: int, description: str) -> None:
+        super().__init__(f"JetStream: {description} ({number})")
+        self.code = code
+        self.number = number
+        self.description = description
+
+
 def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -5,7 +5,7 @@ Zero values are left out. Source: https://centrifugal.dev/docs/transports/client
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -32,6 +32,8 @@ class SubscribeResult(msgspec.Struct, omit_defaults=True):
     ttl: int = 0
     recoverable: bool = False
     epoch: str = ""
+    publications: msgspec.Raw | None = None
+    """A list of publications, encoded."""
     recovered: bool = False
     offset: int = 0
     positioned: bool = False
@@ -63,12 +65,19 @@ class SubRefreshResult(msgspec.Struct, omit_defaults=True):
     ttl: int = 0
 
 
+class HistoryResult(msgspec.Struct):
+    publications: msgspec.Raw
+    """A list of publications, encoded; empty ones too are there."""
+    epoch: str
+    offset: int
+
+
 class Empty(msgspec.Struct):
     pass
 
 
 EMPTY = Empty()
-Result = ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | Empty
+Result = ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | HistoryResult | Empty
 
 
 def raw(value: bytes | None) -> msgspec.Raw | None:
@@ -125,13 +134,14 @@ def publication_push(
     return b"%b%b%b%b%b%b}}}" % (head, data, info_json, tags_json, offset_json, topic_json)
 
 
-def publication_of(head: bytes, push: bytes) -> memoryview:
-    """The publication in its own push, as it stands in replies; see `publication_push`."""
-    return memoryview(push)[len(head) - len(_DATA) : -2]
+def publications_of(head: bytes, pushes: Iterable[bytes]) -> bytes:
+    """The list of publications, as it stands in replies, that were made into pushes with this head."""
+    begin = len(head) - len(_DATA)
+    return b"[%b]" % b",".join([memoryview(push)[begin:-2] for push in pushes])
 
 
-def subscribe_push(topic: str, data: bytes | None) -> bytes:
-    return _push(topic, b"subscribe", b"{}" if data is None else b'{"data":%b}' % data)
+def subscribe_push(topic: str, result: SubscribeResult) -> bytes:
+    return _push(topic, b"subscribe", _encode(result))
 
 
 def unsubscribe_push(topic: str, code: int, reason: str) -> bytes:

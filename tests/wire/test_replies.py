@@ -21,8 +21,8 @@ from broker.wire.replies import (
     SubscribeResult,
     error_reply,
     publication_head,
-    publication_of,
     publication_push,
+    publications_of,
     raw,
     reply,
 )
@@ -148,7 +148,7 @@ def test_a_publication_says_where_what_by_whom_and_at_which_place(
     if tags:
         body["tags"] = tags
     assert parsed(line) == {"push": {"channel": subscribed, "pub": body}}
-    assert parsed(bytes(publication_of(head, line))) == body
+    assert parsed(publications_of(head, [line, line])) == [body, body]
 
 
 @given(TEXT, RAW, st.none() | INFOS, TAGS)
@@ -181,7 +181,9 @@ def test_an_anonymous_client_is_named_with_an_empty_user() -> None:
 @given(TEXT, st.none() | RAW)
 def test_a_subscribe_push_holds_the_data_that_it_was_given(topic: str, data: bytes | None) -> None:
     expected = {} if data is None else {"data": json.loads(data)}
-    assert parsed(replies.subscribe_push(topic, data)) == {"push": {"channel": topic, "subscribe": expected}}
+    assert parsed(replies.subscribe_push(topic, SubscribeResult(data=raw(data)))) == {
+        "push": {"channel": topic, "subscribe": expected}
+    }
 
 
 @given(TEXT, st.integers(2000, 2999), TEXT)

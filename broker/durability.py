@@ -1,0 +1,419 @@
+"""The durable side of a node: joins the streams, the hub and the clients that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from broker.core.hub import Hub, Subscriber
+from broker.core.policy import TopicPolicy
+from broker.core.ring import RingLimits
+from broker.core.topic import is_wildcard
+from broker.metrics import Metrics
+from broker.publications import make_push, publication_problem
+from broker.relay.connection import NatsConnection
+from broker.relay.durable import DurableRelay
+from broker.relay.errors import RelayError
+from broker.relay.flow import Flow
+from broker.relay.history import Archive, Since, Unrecoverable
+from broker.relay.inbox import Inbox
+from broker.relay.jetstream import Ack, JetStream, Stored
+from broker.relay.mending import Mender
+from broker.relay.seeking import Gone, Missed, Seeker
+from broker.relay.streams import Streams
+from broker.relay.subjects import Subjects
+from broker.wire.codes import CommandError, ErrorCode
+from broker.wire.replies import HistoryResult, publication_head, publications_of
+
+REPLY_BYTES = 512 * 1024
+"""Recovered publications beyond this follow the reply as pushes: some clients take no larger frame than a mebibyte."""
+
+
+@dataclass(frozen=True, slots=True)
+class DurableOptions:
+    """What the durable side has to know of the settings."""
+
+    replicas: int
+    ring: RingLimits
+    rings_bytes: int
+    recovery_bytes: int
+    """The most that one client is given of what it missed, and one request of a history."""
+    history_messages: int
+    """The most publications one request of a history is answered with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client that subscribes says of where it stands.
+
+    Args:
+        recover: whether it wants what it has missed.
+        offset: the last publication that it has seen.
+        epoch: of that offset; empty for any.
+        strict: whether it would rather have an error than begin anew.
+        server_side: whether the server subscribes it. SDKs pass over a first publication in the reply then.
+    """
+
+    recover: bool = False
+    offset: int = 0
+    epoch: str = ""
+    strict: bool = False
+    server_side: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a subscription to a durable topic begins.
+
+    Args:
+        offset: what is behind it will be delivered, `publications` and `rest` first.
+        epoch: of the stream.
+        recovered: whether nothing was missed.
+        publications: the list of them for the reply, encoded; None for none.
+        rest: pushes that follow the reply.
+    """
+
+    offset: int
+    epoch: str
+    recovered: bool
+    publications: bytes | None
+    rest: Sequence[bytes]
+
+
+class Durability:
+    """Streams, flows and histories of one node.
+
+    Args:
+        options: see there.
+        connection: to NATS.
+        subjects: how subjects are named.
+        uid: the node's.
+        policies: all of them.
+        hub: who is subscribed here.
+        metrics: what is counted.
+        clock: a monotonic clock in seconds.
+        push: delivers a topic's push, with its offset, to the subscribers.
+        end: ends all subscriptions to a topic, at once, since what comes next can't be had.
+    """
+
+    def __init__(
+        self,
+        options: DurableOptions,
+        *,
+        connection: NatsConnection,
+        subjects: Subjects,
+        uid: str,
+        policies: Sequence[TopicPolicy],
+        hub: Hub,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        push: Callable[[str, bytes, int], None],
+        end: Callable[[str], None],
+    ) -> None:
+        self._subjects = subjects
+        self._hub = hub
+        self._metrics = metrics
+        self._push = push
+        self._end = end
+        self._inbox = Inbox(connection, subjects, uid, clock)
+        self._jetstream = JetStream(self._inbox)
+        self.streams = Streams(self._jetstream, subjects, policies, options.replicas)
+        self._relay = DurableRelay(
+            connection,
+            self._jetstream,
+            self.streams,
+            subjects,
+            self,
+            clock,
+            ring_limits=options.ring,
+            rings_bytes=options.rings_bytes,
+            make_head=publication_head,
+        )
+        self._mender = Mender(self._relay, connection, clock)
+        self._seeker = Seeker(self._relay, options.recovery_bytes)
+        self._options = options
+        self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
+        self._settled = False
+        self.settling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails when a stream can't be made as the settings say."""
+
+    # life
+
+    def start(self) -> None:
+        if self.streams.by_policy:
+            self._inbox.start()
+
+    def connected(self) -> None:
+        """The connection to NATS is there, perhaps again."""
+        if self.streams.by_policy and not self._settled:
+            self._settled = True
+            self._relay.run(self._settle())
+        self._mender.reconnected()
+
+    def disconnected(self) -> None:
+        self._inbox.lost()
+
+    def tick(self) -> None:
+        """Call it about ten times a second."""
+        self._inbox.sweep()
+        self._mender.tick()
+
+    def sweep(self) -> None:
+        """Call it about every second."""
+        self._relay.sweep()
+
+    async def stop(self) -> None:
+        self.settling.cancel()
+        await self._relay.stop()
+
+    async def _settle(self) -> None:
+        try:
+            await self.streams.settle()
+        except Exception as error:  # noqa: BLE001 - whoever runs the node ends with it
+            self.settling.set_exception(error)
+
+    # publishing
+
+    def publish(
+        self, policy: TopicPolicy, topic: str, data: bytes, headers: Mapping[str, str] | None, key: str
+    ) -> asyncio.Future[Ack]:
+        """Store a publication; see `JetStream.publish`.
+
+        Args:
+            policy: the topic's.
+            topic: its name.
+            data: JSON on one line.
+            headers: to go with it.
+            key: makes a repeat of it within the policy's time return the first one's ack; empty for none.
+        """
+        stream = self.streams.by_policy[policy.name]
+        sent = dict(headers or {})
+        if key:
+            sent["Nats-Msg-Id"] = message_id(topic, key)
+        subject = self._subjects.stored(policy.name, topic)
+        acked = self._jetstream.publish(stream.name, subject, data, sent or None)
+        if topic in self._relay.flows:
+            acked.add_done_callback(lambda done: self._stored(topic, done))
+        return acked
+
+    def epoch(self, policy: TopicPolicy) -> str:
+        return self.streams.by_policy[policy.name].epoch
+
+    def when_delivered(self, topic: str, offset: int, callback: Callable[[], None]) -> None:
+        """Call back when a publication that was stored is with this node's subscribers of its topic, if there are
+        any.
+        """
+        flow = self._relay.flows.get(topic)
+        here = self._hub.topics.get(topic)
+        if flow is None or here is None:
+            callback()
+        else:
+            self._relay.when_reached(flow, offset, lambda: here.when_flushed(callback))
+
+    def _stored(self, topic: str, done: asyncio.Future[Ack]) -> None:
+        flow = self._relay.flows.get(topic)
+        if flow is not None and not done.cancelled() and done.exception() is None:
+            self._mender.expect(flow, done.result().offset)
+
+    # history
+
+    async def history(
+        self,
+        policy: TopicPolicy,
+        topic: str,
+        *,
+        limit: int,
+        since: tuple[int, str] | None,
+        reverse: bool,
+        field: str,
+    ) -> HistoryResult | CommandError:
+        """Answer a history request.
+
+        Args:
+            policy: the topic's.
+            topic: its name, or a wildcard.
+            limit: the most publications; 0 for the position only, a negative one for as many as are allowed.
+            since: offset and epoch to begin at.
+            reverse: whether the newest come first.
+            field: what the request is called in errors.
+        """
+        if not policy.durable:
+            return CommandError(ErrorCode.NOT_AVAILABLE, "channel: its policy keeps no history")
+        position = None
+        if since is not None:
+            if since[0] < 0 or (reverse and since[0] == 0):
+                least = 1 if reverse else 0
+                return CommandError(ErrorCode.BAD_REQUEST, f"{field}.since.offset: {since[0]}, must be {least} or more")
+            position = Since(*since)
+        most = self._options.history_messages
+        wanted = most if limit < 0 else min(limit, most)
+        try:
+            found = await self._archive.read(policy, topic, limit=wanted, since=position, reverse=reverse)
+        except RelayError as error:
+            return CommandError(ErrorCode.INTERNAL, f"{error}; try again")
+        if isinstance(found, Unrecoverable):
+            return CommandError(ErrorCode.UNRECOVERABLE_POSITION)
+        head = publication_head(topic)
+        wildcard = is_wildcard(topic)
+        begin = len(self._subjects.stored(policy.name, ""))
+        pushes = [
+            make_push(
+                head,
+                message.payload,
+                message.headers,
+                offset=message.offset,
+                topic=message.subject[begin:] if wildcard else None,
+            )
+            for message in found.messages
+            if publication_problem(policy, message.payload) is None
+        ]
+        return HistoryResult(msgspec.Raw(publications_of(head, pushes)), found.epoch, found.offset)
+
+    async def remove_history(self, policy: TopicPolicy, topic: str) -> CommandError | None:
+        """Remove a topic's history; its position stays."""
+        if not policy.durable:
+            return CommandError(ErrorCode.NOT_AVAILABLE, "channel: its policy keeps no history")
+        try:
+            await self._archive.remove(policy, topic)
+        except RelayError as error:
+            return CommandError(ErrorCode.INTERNAL, f"{error}; try again")
+        return None
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends by itself, until the node stops at the latest."""
+        self._relay.run(work)
+
+    # subscribing
+
+    def follow(self, policy: TopicPolicy, name: str) -> Flow:
+        """See `DurableRelay.follow`."""
+        return self._relay.follow(policy, name)
+
+    def prepare(self, flow: Flow, wish: Wish, done: Callable[[Missed | Gone | Exception | None], None]) -> None:
+        """Get ready what a subscription begins with.
+
+        Args:
+            flow: it is to.
+            wish: where the client stands.
+            done: called, perhaps at once, with what was missed, None where nothing is to be recovered, or what stands
+                in the way. It calls `admit` at once.
+        """
+
+        def started(error: Exception | None) -> None:
+            if error is not None or not wish.recover or flow.latest_only:
+                done(error)
+            elif wish.epoch not in ("", flow.stream.epoch):
+                done(Gone())
+            else:
+                self._seeker.seek(flow, wish.offset, found)
+
+        def found(answer: Missed | Gone | Exception) -> None:
+            here = self._hub.topics.get(flow.name)
+            if here is not None and here.pending and wish.offset > here.begun and isinstance(answer, Missed):
+                # it has seen what is only about to go out here
+                here.when_flushed(lambda: started(None))
+            else:
+                done(answer)
+
+        self._relay.when_started(flow, started)
+
+    def admit(self, flow: Flow, wish: Wish, answer: Missed | Gone | None, subscriber: Subscriber) -> Position:
+        """Subscribe to a flow that has started: from now on the subscriber gets what is behind the position."""
+        here = self._hub.topics.get(flow.name)
+        top = here.begun if here is not None and here.pending else flow.top
+        there = self._hub.add(flow.name, flow.policy, subscriber)
+        if here is None:
+            there.begun = flow.top
+        epoch = flow.stream.epoch
+        if wish.recover:
+            recovered = flow.newest is not None if flow.latest_only else isinstance(answer, Missed)
+            self._metrics.recoveries.labels("recovered" if recovered else "not_recovered").inc()
+        else:
+            recovered = False
+        if flow.latest_only:
+            after = wish.offset if wish.recover and wish.epoch in ("", epoch) else 0
+            newest = [] if flow.newest is None else flow.newest.values()
+            lines = [line for offset, line in newest if after < offset <= top]
+            if wish.server_side and not recovered:
+                return Position(top, epoch, recovered=False, publications=None, rest=lines)
+            return self._position(flow, top, lines, recovered=recovered)
+        if not isinstance(answer, Missed):
+            return Position(top, epoch, recovered=False, publications=None, rest=())
+        return self._recovered(flow, answer, wish.offset, top)
+
+    def _recovered(self, flow: Flow, missed: Missed, after: int, top: int) -> Position:
+        if flow.memo is not None and flow.memo[:2] == (after, top):
+            # most who come back at the same time have missed the same
+            return Position(after, flow.stream.epoch, recovered=True, publications=flow.memo[2] or None, rest=())
+        floor = flow.ring.floor
+        lines = [line for offset, line in missed.entries if after < offset <= floor]
+        lines += flow.ring.between(max(after, floor), top)
+        position = self._position(flow, after, lines, recovered=True)
+        if not position.rest:
+            flow.memo = (after, top, position.publications or b"")
+        return position
+
+    def _position(self, flow: Flow, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:
+        count = _fitting(lines)
+        publications = publications_of(flow.head, lines[:count]) if count else None
+        return Position(offset, flow.stream.epoch, recovered=recovered, publications=publications, rest=lines[count:])
+
+    # what the relay calls
+
+    def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:
+        problem = publication_problem(flow.policy, message.payload)
+        if problem is None:
+            concrete = topic if flow.wildcard else None
+            return make_push(flow.head, message.payload, message.headers, offset=message.offset, topic=concrete)
+        if first:
+            here = self._hub.topics.get(flow.name)
+            subscribers = 0 if here is None else len(here.subscribers)
+            self._metrics.dropped.labels(flow.policy.name, problem).inc(max(1, subscribers))
+        return None
+
+    def push(self, flow: Flow, line: bytes, offset: int) -> None:
+        self._push(flow.name, line, offset)
+
+    def flushed(self, flow: Flow) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        here = self._hub.topics.get(flow.name)
+        if here is None:
+            done.set_result(None)
+        else:
+            here.when_flushed(lambda: None if done.done() else done.set_result(None))
+        return done
+
+    def lost(self, flow: Flow) -> None:
+        self._end(flow.name)
+
+    def gap(self, outcome: str) -> None:
+        self._metrics.relay_gaps.labels(outcome).inc()
+
+    def followed(self, flow: Flow) -> bool:
+        return flow.name in self._hub.topics
+
+    def unexpected(self, flow: Flow) -> None:
+        self._metrics.dropped.labels(flow.policy.name, "not_stored").inc()
+
+
+def message_id(topic: str, key: str) -> str:
+    """The `Nats-Msg-Id` of a publication: JetStream compares them within a stream, we promise it within a topic. A key
+    may hold what no header may.
+    """
+    return hashlib.sha256(f"{topic}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def _fitting(lines: Iterable[bytes]) -> int:
+    """How many of the first lines fit into a reply."""
+    size = count = 0
+    for line in lines:
+        size += len(line)
+        if size > REPLY_BYTES:
+            break
+        count += 1
+    return count

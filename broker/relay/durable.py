@@ -1,0 +1,343 @@
+"""Durable topics: what JetStream has stored and republishes reaches this node's subscribers once each, and in order.
+
+A topic with subscribers here has one NATS subscription to its live subject, and a `Flow` that knows what comes next.
+Nothing is read from the stream as long as nothing is missing. See `Mender` for what happens when something is, and
+`Seeker` for clients that come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol
+
+from broker.core.continuity import Verdict, judge
+from broker.core.policy import TopicPolicy
+from broker.core.ring import RingBudget, RingLimits
+from broker.core.topic import is_wildcard
+from broker.relay.connection import NatsConnection, confirmed
+from broker.relay.errors import JetStreamError, RelayError, RelayTimeoutError, describe
+from broker.relay.flow import NEWEST_TOPICS, Flow, Ready
+from broker.relay.jetstream import JetStream, Stored
+from broker.relay.live import LINGER_SECONDS
+from broker.relay.stored import read_live, removed_up_to
+from broker.relay.streams import Streams
+from broker.relay.subjects import Subjects
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 10.0
+"""How long somebody waits for a topic's position."""
+STARTING = 64
+"""Topics whose position is asked for at the same time."""
+SERVED_AT_ONCE = 32
+"""Of those who wait for a topic, so many are served in one turn of the event loop."""
+LAG_TRIES = 5
+LAG_SECONDS = 0.1
+LASTS_BYTES = 8 * 1024 * 1024
+
+
+class Downstream(Protocol):
+    """What takes a topic's messages from here."""
+
+    def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:
+        """A publication's push; None for what is none, which is counted the `first` time."""
+
+    def push(self, flow: Flow, line: bytes, offset: int) -> None:
+        """Deliver a push to all subscribers."""
+
+    def flushed(self, flow: Flow) -> asyncio.Future[None]:
+        """Done when all that was pushed is with the subscribers."""
+
+    def lost(self, flow: Flow) -> None:
+        """What comes next for these subscribers can't be had any more: end their subscriptions, at once."""
+
+    def gap(self, outcome: str) -> None:
+        """Count a gap by what became of it: `repaired` or `lost`."""
+
+    def followed(self, flow: Flow) -> bool:
+        """Whether the flow has subscribers here."""
+
+    def unexpected(self, flow: Flow) -> None:
+        """Count a message that came to the live subject past the stream, and was not delivered."""
+
+
+class DurableRelay:
+    """Carries durable topics between the streams and this node.
+
+    Args:
+        connection: to NATS.
+        jetstream: its API.
+        streams: of the durable policies.
+        subjects: how subjects are named.
+        downstream: takes the messages.
+        clock: a monotonic clock in seconds.
+        ring_limits: of each topic's ring.
+        rings_bytes: the most bytes of all rings together.
+        make_head: what each publication of a topic begins with on the wire.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        jetstream: JetStream,
+        streams: Streams,
+        subjects: Subjects,
+        downstream: Downstream,
+        clock: Callable[[], float],
+        *,
+        ring_limits: RingLimits,
+        rings_bytes: int,
+        make_head: Callable[[str], bytes],
+    ) -> None:
+        self.jetstream = jetstream
+        self.streams = streams
+        self.downstream = downstream
+        self.clock = clock
+        self.flows: dict[str, Flow] = {}
+        self.budget = RingBudget(rings_bytes)
+        self.mend: Callable[[Flow], None] = _nobody
+        """Fetches what is missing; to be set before the first flow."""
+        self._connection = connection
+        self._subjects = subjects
+        self._ring_limits = ring_limits
+        self._make_head = make_head
+        self._leaving: dict[str, float] = {}
+        self._starting = asyncio.Semaphore(STARTING)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # interest
+
+    def follow(self, policy: TopicPolicy, name: str) -> Flow:
+        """The flow of a topic or wildcard; begun if there is none. It goes on for as long as it is followed."""
+        flow = self.flows.get(name)
+        if flow is None:
+            flow = self.flows[name] = Flow(
+                policy,
+                self.streams.by_policy[policy.name],
+                name,
+                self._subjects.stored(policy.name, name),
+                wildcard=is_wildcard(name),
+                head=self._make_head(name),
+                limits=self._ring_limits,
+            )
+            # before anything is awaited: what is published from now on is seen
+            interest = self._connection.subscribe(self._subjects.live(policy.name, name), partial(self._arrived, flow))
+            self.run(self._start(flow, interest))
+        return flow
+
+    def when_started(self, flow: Flow, ready: Ready) -> None:
+        """Call back when the flow's position is known (at once, if it is), or can't be had."""
+        if flow.started:
+            ready(None)
+        else:
+            flow.waiting.append((self.clock() + READY_SECONDS, ready))
+
+    def sweep(self) -> None:
+        """Drop what nobody has followed for some seconds, so that a reloaded page finds it, and let nobody wait for
+        ever. Call it about every second.
+        """
+        now = self.clock()
+        for flow in tuple(self.flows.values()):
+            while flow.waiting and flow.waiting[0][0] <= now:
+                flow.waiting.popleft()[1](RelayTimeoutError("the stream has not answered in time"))
+            if flow.waiting or flow.seekers or self.downstream.followed(flow):
+                self._leaving.pop(flow.name, None)
+            elif self._leaving.setdefault(flow.name, now + LINGER_SECONDS) <= now:
+                self._drop(flow)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends by itself, until `stop` at the latest."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def stop(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a mistake in the relay of durable topics", exc_info=error)
+
+    def _drop(self, flow: Flow) -> None:
+        if self.flows.get(flow.name) is flow:
+            del self.flows[flow.name]
+            self._leaving.pop(flow.name, None)
+            self._connection.unsubscribe(self._subjects.live(flow.policy.name, flow.name))
+        flow.started = False
+        self.budget.gone(flow.ring)
+
+    # beginning
+
+    async def _start(self, flow: Flow, interest: asyncio.Future[bool] | None) -> None:
+        """Find out where the topic stands, and let begin who waits."""
+        try:
+            if interest is not None:
+                await confirmed(interest)
+            await flow.stream.ready.wait()
+            async with self._starting:
+                await self._position(flow)
+        except RelayError as error:
+            logger.debug("topic %s can't begin: %s", flow.name, describe(error))
+            self._drop(flow)
+            self._serve(flow, error)
+            return
+        for message, previous in flow.take_held():
+            self._place(flow, message, previous)
+        self._serve(flow, None)
+
+    async def _position(self, flow: Flow) -> None:
+        # asked for first: no message up to there can be missing from an answer that says that there is none
+        reached = (await self.look(flow)).state.last_seq
+        last = await self.jetstream.last(flow.stream.name, flow.subject)
+        flow.newest = None
+        if flow.latest_only:
+            newest = await self._newest(flow, reached) if flow.wildcard else [] if last is None else [last]
+            if newest is not None:
+                flow.newest = {}
+                for message in newest:
+                    self._keep_newest(flow, message)
+        flow.begin(reached, 0 if last is None else last.offset, self.clock())
+
+    async def look(self, flow: Flow) -> Any:
+        """The state of a flow's stream as it is now. A stream that was made anew ends all that was."""
+        info = await flow.stream.look(self.jetstream)
+        if flow.stream.take(info):
+            self.renewed(flow.policy.name)
+        return info
+
+    def renewed(self, policy: str) -> None:
+        """A policy's stream was made anew: offsets mean nothing any more."""
+        logger.warning("the stream of policy %s was made anew; its subscribers begin again", policy)
+        for flow in tuple(self.flows.values()):
+            if flow.policy.name == policy and flow.started:
+                self.lose(flow)
+
+    async def _newest(self, flow: Flow, reached: int) -> list[Stored] | None:
+        """The newest messages of all topics of a wildcard; None when there are too many."""
+        for attempt in range(LAG_TRIES):
+            try:
+                batch = await self.jetstream.lasts(flow.stream.name, [flow.subject], LASTS_BYTES)
+            except JetStreamError as error:
+                if error.code == 413:
+                    return None
+                raise
+            if batch.remaining:
+                return None
+            if not batch.messages or batch.up_to >= reached:
+                return batch.messages
+            await asyncio.sleep(LAG_SECONDS * attempt)  # the replica that answered was behind
+        raise RelayTimeoutError("the stream's replicas are behind")
+
+    def _serve(self, flow: Flow, error: RelayError | None) -> None:
+        """Tell those who wait, some in each turn of the event loop."""
+        for _ in range(min(SERVED_AT_ONCE, len(flow.waiting))):
+            flow.waiting.popleft()[1](error)
+        if flow.waiting:
+            asyncio.get_running_loop().call_soon(self._serve, flow, error)
+
+    # messages
+
+    def _arrived(self, flow: Flow, subject: bytes, payload: bytes, block: bytes | None) -> None:
+        del subject
+        came = read_live(flow.stream.name, payload, block)
+        if came is None:
+            self.downstream.unexpected(flow)
+            return
+        message, previous = came
+        if flow.wildcard:
+            # what was before it in its own topic says nothing of the others
+            previous = message.offset - 1
+        if flow.started and not flow.busy:
+            self._place(flow, message, previous)
+        else:
+            flow.hold(message, previous)
+
+    def _place(self, flow: Flow, message: Stored, previous: int) -> None:
+        if flow.busy:
+            flow.hold(message, previous)
+            return
+        verdict = judge(flow.top, message.offset, previous)
+        if verdict is Verdict.NEXT and not self._may_hide_a_loss(flow, previous):
+            self.deliver(flow, message)
+        elif verdict is not Verdict.KNOWN:
+            flow.hold(message, previous)
+            self.mend(flow)
+
+    def _may_hide_a_loss(self, flow: Flow, previous: int) -> bool:
+        """Where the one before is not the one delivered last, it has gone from the stream. So may others have that came
+        since this was last looked into, if that is longer ago than messages are kept.
+        """
+        unlinked = previous != flow.top and not flow.soft and not flow.wildcard
+        return unlinked and self.clock() - flow.checked_at >= flow.policy.history_seconds
+
+    def deliver(self, flow: Flow, message: Stored) -> None:
+        """Hand on the message that comes next."""
+        flow.top, flow.soft = message.offset, False
+        if removed_up_to(message):
+            flow.ring.clear(message.offset)
+            flow.memo = None
+            self.budget.changed(flow.ring)
+            if flow.newest is not None:
+                flow.newest.pop(message.subject, None)
+        else:
+            line = self.downstream.encode(flow, message, self.topic_of(flow, message), first=True)
+            if line is not None:
+                if flow.latest_only:
+                    self._keep_newest(flow, message, line)
+                else:
+                    flow.ring.append(message.offset, line)
+                    self.budget.changed(flow.ring)
+                self.downstream.push(flow, line, message.offset)
+        if flow.reached:
+            self._tell_reached(flow)
+
+    def _keep_newest(self, flow: Flow, message: Stored, line: bytes | None = None) -> None:
+        if flow.newest is None or removed_up_to(message):
+            return
+        if line is None:
+            line = self.downstream.encode(flow, message, self.topic_of(flow, message), first=False)
+        if line is None:
+            return
+        flow.newest.pop(message.subject, None)  # so that they are in the order of their offsets
+        flow.newest[message.subject] = (message.offset, line)
+        if len(flow.newest) > NEWEST_TOPICS:
+            flow.newest = None
+
+    def topic_of(self, flow: Flow, message: Stored) -> str:
+        return message.subject[len(self._subjects.stored(flow.policy.name, "")) :]
+
+    def when_reached(self, flow: Flow, offset: int, callback: Callable[[], None]) -> None:
+        """Call back when an offset that is known to exist was delivered (at once, if it was), or never will be."""
+        if not flow.started or flow.top >= offset:
+            callback()
+        else:
+            flow.reached.append((offset, callback))
+
+    def _tell_reached(self, flow: Flow) -> None:
+        told = [callback for offset, callback in flow.reached if offset <= flow.top]
+        flow.reached = [entry for entry in flow.reached if entry[0] > flow.top]
+        for callback in told:
+            callback()
+
+    def lose(self, flow: Flow) -> None:
+        """What comes next can't be had: whoever is subscribed is told, and the topic begins again for others."""
+        flow.started = False
+        flow.held, flow.held_bytes, flow.behind = [], 0, 0
+        flow.ring.clear(flow.top)
+        self.budget.changed(flow.ring)
+        reached, flow.reached = flow.reached, []
+        for _, callback in reached:
+            callback()
+        self.downstream.gap("lost")
+        self.downstream.lost(flow)
+        self.run(self._start(flow, None))
+
+
+def _nobody(_: object) -> None:
+    raise AssertionError("nobody was told what to do here")

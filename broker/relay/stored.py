@@ -1,0 +1,36 @@
+"""Messages of a stream as they come: live, by its republishing, or read from it. And the mark of a removal."""
+
+from __future__ import annotations
+
+from broker.core.continuity import Trace
+from broker.relay.headers import read_block
+from broker.relay.jetstream import Stored
+
+REMOVED = "Broker-Removed"
+"""On a message that is no publication: its topic's messages up to this offset were removed."""
+
+
+def read_live(stream: str, payload: bytes, block: bytes | None) -> tuple[Stored, int] | None:
+    """A message that a stream has republished, and the offset of the one before it in its topic; None for what has
+    come to the live subject in another way.
+    """
+    if block is None:
+        return None
+    headers = read_block(block)
+    if headers.get("Nats-Stream") != stream:
+        return None
+    try:
+        offset, previous = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+        return Stored(offset, headers["Nats-Subject"], payload, headers), previous
+    except (KeyError, ValueError):
+        return None
+
+
+def removed_up_to(message: Stored) -> int:
+    """What the mark of a removal says; 0 for a publication."""
+    text = message.headers.get(REMOVED, "")
+    return int(text) if text.isdigit() and text.isascii() else 0
+
+
+def trace(message: Stored) -> Trace:
+    return Trace(message.offset, message.subject, removed_up_to(message))
