@@ -37,6 +37,11 @@ async def stored(stage: Stage, topic: str, *data: Any, key: str = "") -> list[in
     return offsets
 
 
+def back_at(position: dict[str, Any]) -> dict[str, Any]:
+    """What a client says that comes back to a position it was told."""
+    return {"recover": True, "offset": position.get("offset", 0), "epoch": position["epoch"]}
+
+
 def data_of(result: dict[str, Any]) -> list[Any]:
     return [one["data"] for one in result.get("publications", [])]
 
@@ -75,7 +80,7 @@ async def test_who_comes_back_gets_what_it_missed(nats: NatsServer) -> None:
         first = await conversation.call("subscribe", channel="a")
         await stored(stage, "a", *range(5))
         again = await stage.connect()
-        result = await again.call("subscribe", channel="a", recover=True, offset=first.get("offset", 0), epoch=first["epoch"])
+        result = await again.call("subscribe", channel="a", **back_at(first))
         assert result["recovered"] is True
         assert result["was_recovering"] is True
         assert data_of(result) == [0, 1, 2, 3, 4]
@@ -89,7 +94,7 @@ async def test_another_node_gives_what_was_missed_from_the_stream(nats: NatsServ
         first = await conversation.call("subscribe", channel="a")
         offsets = await stored(one, "a", *range(10))
         again = await two.connect()
-        result = await again.call("subscribe", channel="a", recover=True, offset=first.get("offset", 0), epoch=first["epoch"])
+        result = await again.call("subscribe", channel="a", **back_at(first))
         assert (result["recovered"], data_of(result)) == (True, list(range(10)))
         late = await two.connect()
         result = await late.call("subscribe", channel="a", recover=True, offset=offsets[3], epoch=first["epoch"])
