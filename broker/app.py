@@ -192,7 +192,7 @@ def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
         Route("/openapi.json", _json(openapi.document())),
         Route("/health/live", health(node, "live", lambda: ())),
         Route("/health/ready", health(node, "ready", node.reasons_against_readiness)),
-        Route("/health/startup", health(node, "started", node.reasons_against_startup)),
+        Route("/health/startup", health(node, "started", node.reasons_against_startup, node.durability.streams.states)),
         Route("/metrics", metrics(node)),
     ]
 

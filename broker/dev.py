@@ -13,6 +13,16 @@ from broker.serve import StartError, serve
 from broker.settings import Settings, SettingsError, load
 
 API_KEY = "dev"
+_EVERYTHING = {
+    "name": "default",
+    "match": [">"],
+    "subscribe": "anyone",
+    "publish": "anyone",
+    "read": "anyone",
+    "durable": True,
+    "presence": True,
+    "join_leave": True,
+}
 _TOKEN_SECONDS = 7 * 24 * 3600
 
 _WELCOME = """\
@@ -70,7 +80,7 @@ def _settings(port: int, secret: str, directory: str) -> Settings:
                 "auth": {"anonymous": True, "hmac_secret": secret},
                 "api": {"key": API_KEY},
                 "drain": {"rate_per_second": 1000, "timeout_seconds": 5},
-                "topics": [{"name": "default", "match": [">"], "subscribe": "anyone", "publish": "anyone"}],
+                "topics": [_EVERYTHING],
                 "log": {"level": "warning"},
             },
         )

@@ -25,7 +25,7 @@ from broker.relay.inbox import Inbox
 from broker.relay.jetstream import Ack, JetStream, Stored
 from broker.relay.mending import Mender
 from broker.relay.seeking import Gone, Missed, Seeker
-from broker.relay.streams import Streams
+from broker.relay.streams import Stream, Streams
 from broker.relay.subjects import Subjects
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.replies import HistoryResult, publication_head, publications_of
@@ -200,6 +200,31 @@ class Durability:
         if topic in self._relay.flows:
             acked.add_done_callback(lambda done: self._stored(topic, done))
         return acked
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """The streams' states, as far as they can be asked for now; else as they were known last."""
+        return [await self._describe(stream) for stream in self.streams.by_policy.values()]
+
+    async def _describe(self, stream: Stream) -> dict[str, Any]:
+        problem = None
+        try:
+            stream.note(await stream.look(self._jetstream))
+        except RelayError as error:
+            problem = str(error)
+        info = stream.info
+        told: dict[str, Any] = {"name": stream.name, "policy": stream.policy.name, "ready": stream.ready.is_set()}
+        if info is not None:
+            told |= {
+                "epoch": stream.epoch,
+                "messages": info.state.messages,
+                "bytes": info.state.bytes,
+                "first_offset": info.state.first_seq,
+                "last_offset": info.state.last_seq,
+                "replicas": info.config.get("num_replicas", 1),
+                "leader": info.cluster.leader,
+                "behind": [one.name for one in info.cluster.replicas if not one.current or one.offline],
+            }
+        return told if problem is None else {**told, "problem": problem}
 
     def epoch(self, policy: TopicPolicy) -> str:
         return self.streams.by_policy[policy.name].epoch

@@ -34,6 +34,7 @@ from broker.relay.headers import publication_headers, read_block
 from broker.relay.jetstream import Ack
 from broker.relay.live import LiveRelay
 from broker.relay.options import NatsOptions
+from broker.relay.stored import UNKEPT
 from broker.relay.subjects import Subjects
 from broker.wire import replies
 from broker.wire.codes import CommandError, ErrorCode, UnsubscribeCode
@@ -287,6 +288,7 @@ class Node:
         info: ClientInfo | None = None,
         tags: Mapping[str, str] | None = None,
         key: str = "",
+        keep: bool = True,
         source: str,
         field: str = "data",
     ) -> CommandError | Published:
@@ -298,6 +300,7 @@ class Node:
             data: JSON on one line.
             info: the client that publishes.
             tags: for the subscribers.
+            keep: False for a publication that has no place in a durable topic's history.
             key: makes a repeat with the same key the same publication, where the topic is durable.
             source: `http` or `websocket`, for the metrics.
             field: what the data is called in errors.
@@ -312,10 +315,12 @@ class Node:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, detail)
         headers = publication_headers(info, tags) if info or tags else None
         try:
-            if policy.durable:
+            if policy.durable and keep:
                 acked = self.durability.publish(policy, topic, data, headers, key)
                 acked.add_done_callback(partial(self._count_stored, policy.name, source))
                 return acked
+            if policy.durable:
+                headers = {**(headers or {}), UNKEPT: "1"}
             accepted = self._live.publish(policy.name, topic, data, headers)
         except RelayTooLargeError as error:
             self.metrics.published.labels(policy.name, source, "too_large").inc()

@@ -6,7 +6,8 @@ Live: the event loop answers. Started: NATS has been reached once. Ready: new cl
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,18 +18,24 @@ from broker.node import Node
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def health(node: Node, state: str, reasons: Callable[[], Sequence[str]]) -> Answer:
-    """An endpoint that answers 200 while there is no reason against it, else 503 with the reasons."""
+def health(
+    node: Node, state: str, reasons: Callable[[], Sequence[str]], streams: Callable[[], Mapping[str, str]] = dict
+) -> Answer:
+    """An endpoint that answers 200 while there is no reason against it, else 503 with the reasons; and the state of the
+    streams, where that is part of it.
+    """
 
     async def answer(request: Request) -> Response:
         del request
         against = list(reasons())
-        body = {
+        body: dict[str, Any] = {
             "status": f"not {state}" if against else state,
             "reasons": against,
             "node": node.name,
             "version": __version__,
         }
+        if told := streams():
+            body["streams"] = told
         return Response(json.dumps(body), 503 if against else 200, media_type="application/json")
 
     return answer

@@ -60,7 +60,8 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
     if isinstance(key, CommandError):
         return key
     data = one_line(bytes(request.data))
-    published = node.publish(policy, topic, data, tags=request.tags, key=key, source="http")
+    keep = not request.skip_history
+    published = node.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
     return published if isinstance(published, CommandError) else (policy, published)
 
 

@@ -67,4 +67,5 @@ async def info(call: Call, request: requests.Info) -> Outcome:
     except RelayError as error:
         return unreachable(error)
     nodes = [msgspec.json.decode(answer, type=NodeInfo) for answer in answers]
-    return encode({"nodes": nodes, **named(unanswered)})
+    streams = await call.backend.node.durability.describe()
+    return encode({"nodes": nodes, **({"streams": streams} if streams else {}), **named(unanswered)})

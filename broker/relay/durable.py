@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,9 +20,10 @@ from broker.core.topic import is_wildcard
 from broker.relay.connection import NatsConnection, confirmed
 from broker.relay.errors import JetStreamError, RelayError, RelayTimeoutError, describe
 from broker.relay.flow import NEWEST_TOPICS, Flow, Ready
+from broker.relay.headers import read_block
 from broker.relay.jetstream import JetStream, Stored
 from broker.relay.live import LINGER_SECONDS
-from broker.relay.stored import read_live, removed_up_to
+from broker.relay.stored import UNKEPT, read_live, removed_up_to
 from broker.relay.streams import Streams
 from broker.relay.subjects import Subjects
 
@@ -244,10 +245,10 @@ class DurableRelay:
     # messages
 
     def _arrived(self, flow: Flow, subject: bytes, payload: bytes, block: bytes | None) -> None:
-        del subject
-        came = read_live(flow.stream.name, payload, block)
+        headers = {} if block is None else read_block(block)
+        came = read_live(flow.stream.name, payload, headers)
         if came is None:
-            self.downstream.unexpected(flow)
+            self._pass_on(flow, subject, payload, headers)
             return
         message, previous = came
         if flow.wildcard:
@@ -257,6 +258,16 @@ class DurableRelay:
             self._place(flow, message, previous)
         else:
             flow.hold(message, previous)
+
+    def _pass_on(self, flow: Flow, subject: bytes, payload: bytes, headers: Mapping[str, str]) -> None:
+        """Deliver what isn't stored on purpose; what came past the stream is none of that."""
+        if UNKEPT not in headers:
+            self.downstream.unexpected(flow)
+            return
+        topic = subject[len(self._subjects.live(flow.policy.name, "")) :].decode(errors="replace")
+        line = self.downstream.encode(flow, Stored(0, "", payload, headers), topic, first=True)
+        if line is not None:
+            self.downstream.push(flow, line, flow.top)
 
     def _place(self, flow: Flow, message: Stored, previous: int) -> None:
         if flow.busy:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from broker.core.continuity import Trace
-from broker.relay.headers import read_block
 from broker.relay.jetstream import Stored
 
 REMOVED = "Broker-Removed"
 """On a message that is no publication: its topic's messages up to this offset were removed."""
 
 
-def read_live(stream: str, payload: bytes, block: bytes | None) -> tuple[Stored, int] | None:
+UNKEPT = "Broker-Unkept"
+"""On a publication to a durable topic's live subject that is for those who are there, and is not stored."""
+
+
+def read_live(stream: str, payload: bytes, headers: Mapping[str, str]) -> tuple[Stored, int] | None:
     """A message that a stream has republished, and the offset of the one before it in its topic; None for what has
     come to the live subject in another way.
     """
-    if block is None:
-        return None
-    headers = read_block(block)
     if headers.get("Nats-Stream") != stream:
         return None
     try:

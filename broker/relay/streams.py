@@ -49,8 +49,13 @@ class Stream:
         """As it was described last."""
         self.ready = asyncio.Event()
         """Set once the stream is there as it has to be."""
+        self.state = "not asked for yet"
         self._looking: asyncio.Task[StreamInfo] | None = None
         self._next: asyncio.Task[StreamInfo] | None = None
+
+    def note(self, info: StreamInfo) -> None:
+        """Keep a description for those who ask, without what follows from a new epoch; see `take`."""
+        self.info = info
 
     def take(self, info: StreamInfo) -> bool:
         """Take note of a description; whether the stream was made anew since the last one."""
@@ -100,10 +105,14 @@ class Streams:
     def ready(self) -> bool:
         return all(stream.ready.is_set() for stream in self.by_policy.values())
 
+    def states(self) -> dict[str, str]:
+        """What is known of each stream, in a word or a few."""
+        return {stream.name: stream.state for stream in self.by_policy.values()}
+
     def reasons_against(self) -> list[str]:
         """The streams that are not there yet."""
         return [
-            f"stream {stream.name} is not there yet" for stream in self.by_policy.values() if not stream.ready.is_set()
+            f"stream {stream.name}: {stream.state}" for stream in self.by_policy.values() if not stream.ready.is_set()
         ]
 
     async def settle(self) -> None:
@@ -113,7 +122,8 @@ class Streams:
             StreamProblemError: one of them can't be.
         """
         for stream in self.by_policy.values():
-            await _persist(partial(self._settle, stream), stream.name)
+            await _persist(partial(self._settle, stream), stream)
+            stream.state = "ready"
             stream.ready.set()
             logger.info("stream %s is there", stream.name)
 
@@ -206,11 +216,10 @@ def _same(have: object, want: object) -> bool:
     return have == want or (have is None and want is False)
 
 
-async def _persist(attempt: Callable[[], Awaitable[None]], name: str) -> None:
+async def _persist(attempt: Callable[[], Awaitable[None]], stream: Stream) -> None:
     """Try until it succeeds; what will not become better is raised."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    said = ""
     tries = 0
     while True:
         try:
@@ -220,12 +229,12 @@ async def _persist(attempt: Callable[[], Awaitable[None]], name: str) -> None:
         except RelayError as error:
             if isinstance(error, JetStreamError) and _is_final(error, loop.time() - begun):
                 raise StreamProblemError(
-                    f"stream {name} can't be made or changed as the settings say: {error.description} "
+                    f"stream {stream.name} can't be made or changed as the settings say: {error.description} "
                     f"(JetStream's error {error.number}); nothing was changed"
                 ) from error
-            if describe(error) != said:
-                said = describe(error)
-                logger.warning("stream %s: %s; trying again", name, said)
+            if describe(error) != stream.state:
+                stream.state = describe(error)
+                logger.warning("stream %s: %s; trying again", stream.name, stream.state)
             first, longest = RETRY_SECONDS
             await asyncio.sleep(random.uniform(first / 2, min(longest, first * 2**tries)))  # noqa: S311 - jitter
             tries = min(tries + 1, 10)
