@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.core.permissions import Action
@@ -49,14 +51,26 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
                 client.fail(ident, error)
             client.published()
 
-        # whoever publishes where it is subscribed sees its own publication first
-        here = client.node.hub.topics.get(topic)
-        if here is None:
-            answer()
-        else:
-            here.when_flushed(answer)
+        _when_seen(client, topic, answer)
 
     outcome.add_done_callback(confirmed)
+
+
+def _when_seen(client: Client, topic: str, answer: Callable[[], None]) -> None:
+    """Answer when all that has come in of a topic so far is with its subscribers, and with this client where it has
+    subscribed to wildcards: whoever publishes where it is subscribed sees its own publication first.
+    """
+    hub = client.node.hub
+    if hub.wildcards:
+        # a client's subscriptions are few, a node's wildcards may be many
+        for name in client.the_session().subscriptions.keys() & hub.wildcards.keys():
+            if hub.wildcards[name].matches(topic):
+                answer = partial(hub.topics[name].when_flushed, answer)
+    here = hub.topics.get(topic)
+    if here is None:
+        answer()
+    else:
+        here.when_flushed(answer)
 
 
 def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats | wire.History) -> None:

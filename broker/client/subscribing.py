@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
     session = client.the_session()
     topic = request.channel
-    policy = client.node.locate(topic, "subscribe.channel")
+    policy = client.node.locate_subscription(topic, "subscribe.channel")
     if isinstance(policy, CommandError):
         client.fail(ident, policy)
         return
