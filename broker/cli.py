@@ -20,7 +20,7 @@ from broker.auth.mint import mint, parse_duration
 from broker.auth.ring import HASHES
 from broker.auth.tokens import Rejected, TokenVerifier
 from broker.config_command import run_config
-from broker.core.topic import topic_problem
+from broker.core.topic import subscription_problem
 from broker.dev import dev
 from broker.serve import StartError, Worker, serve
 from broker.settings import Settings, SettingsError, load
@@ -99,7 +99,7 @@ def _duration(text: str) -> int:
 
 
 def _topic(text: str) -> str:
-    problem = topic_problem(text)
+    problem = subscription_problem(text)
     if problem is not None:
         raise argparse.ArgumentTypeError(f"{text!r} {problem}")
     return text

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from broker.core.hub import Hub, Subscriber
+from broker.core.hub import Hub, Subscriber, Topic
 from broker.core.policy import TopicPolicy
 from broker.core.ring import RingLimits
-from broker.core.topic import is_wildcard
+from broker.core.topic import is_wildcard, topic_problem
 from broker.metrics import Metrics
 from broker.publications import make_push, publication_problem
 from broker.relay.connection import NatsConnection
@@ -229,13 +229,10 @@ class Durability:
     def epoch(self, policy: TopicPolicy) -> str:
         return self.streams.by_policy[policy.name].epoch
 
-    def when_delivered(self, topic: str, offset: int, callback: Callable[[], None]) -> None:
-        """Call back when a publication that was stored is with this node's subscribers of its topic, if there are
-        any.
-        """
-        flow = self._relay.flows.get(topic)
-        here = self._hub.topics.get(topic)
-        if flow is None or here is None:
+    def when_delivered(self, offset: int, here: Topic, callback: Callable[[], None]) -> None:
+        """Call back when a publication that was stored is with this node's subscribers of a topic, or wildcard."""
+        flow = self._relay.flows.get(here.name)
+        if flow is None:
             callback()
         else:
             self._relay.when_reached(flow, offset, lambda: here.when_flushed(callback))
@@ -296,6 +293,7 @@ class Durability:
             )
             for message in found.messages
             if publication_problem(policy, message.payload) is None
+            and (not wildcard or topic_problem(message.subject[begin:]) is None)
         ]
         return HistoryResult(msgspec.Raw(publications_of(head, pushes)), found.epoch, found.offset)
 
@@ -392,6 +390,8 @@ class Durability:
 
     def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:
         problem = publication_problem(flow.policy, message.payload)
+        if flow.wildcard and topic_problem(topic) is not None:
+            problem = "bad_topic"  # NATS takes names that topics can't have
         if problem is None:
             concrete = topic if flow.wildcard else None
             return make_push(flow.head, message.payload, message.headers, offset=message.offset, topic=concrete)

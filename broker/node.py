@@ -22,7 +22,7 @@ from broker.core.frames import text_frame
 from broker.core.hub import Hub, Subscriber, Topic
 from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
-from broker.core.topic import escape_token, topic_problem
+from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.durability import Durability, DurableOptions
 from broker.metrics import Metrics
@@ -114,8 +114,9 @@ class Node:
         self.draining = False
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
+        self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
         self.connection = NatsConnection(nats, self._relay_changed)
-        subjects = Subjects(options.prefix)
+        self._subjects = subjects = Subjects(options.prefix)
         self._live = LiveRelay(self.connection, subjects, self._arrived, self.clock)
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
         self.durability = Durability(
@@ -254,6 +255,22 @@ class Node:
             self._located[topic] = found
         return found
 
+    def locate_subscription(self, name: str, field: str = "channel") -> TopicPolicy | CommandError:
+        """The policy of what is to be subscribed to, a topic or a wildcard, or why it can't be."""
+        if not is_wildcard(name):
+            return self.locate(name, field)
+        found = self._located_wildcards.get(name)
+        if found is None:
+            problem = subscription_problem(name)
+            if problem is not None:
+                return CommandError(ErrorCode.BAD_REQUEST, f"{field}: {problem}")
+            policy = self._policies.resolve_wildcard(parse_pattern(name))
+            found = CommandError(ErrorCode.PERMISSION_DENIED, policy) if isinstance(policy, str) else policy
+            if len(self._located_wildcards) >= _KNOWN_TOPICS:
+                self._located_wildcards.clear()
+            self._located_wildcards[name] = found
+        return found
+
     def want(self, policy: TopicPolicy, topic: str) -> Confirmation | None:
         """See `LiveRelay.want`. The subscriber is to be in the hub before anything is awaited."""
         return self._live.want(policy.name, topic)
@@ -371,16 +388,21 @@ class Node:
         )
 
     def _arrived(self, name: str, subject: bytes, data: bytes, block: bytes | None) -> None:
-        """A message of a topic, from NATS."""
-        del subject
+        """A message of a topic, or of one that a wildcard matches, from NATS."""
         topic = self.hub.topics.get(name)
         if topic is None:
             return  # the last subscriber has left, the interest lingers
+        concrete: str | None = None
+        if topic.wildcard:
+            concrete = self._subjects.topic(topic.policy.name, subject)
+            if concrete is None:
+                self.metrics.dropped.labels(topic.policy.name, "bad_topic").inc(len(topic.subscribers))
+                return
         problem = publication_problem(topic.policy, data)
         if problem is not None:
             self.metrics.dropped.labels(topic.policy.name, problem).inc(len(topic.subscribers))
             return
-        self._push_to(topic, make_push(topic.head, data, read_block(block) if block else None))
+        self._push_to(topic, make_push(topic.head, data, read_block(block) if block else None, topic=concrete))
 
     def _push(self, name: str, line: bytes, offset: int) -> None:
         """A durable topic's push."""

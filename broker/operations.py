@@ -147,7 +147,7 @@ class Operations:
                 yield client
 
     async def _subscribe(self, operation: Subscribe) -> Done:
-        policy = self._node.locate(operation.channel)
+        policy = self._node.locate_subscription(operation.channel)
         if isinstance(policy, CommandError):  # another node has other settings, or older ones
             return Done()
         joined = []

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from broker.auth.api_keys import ApiKey
+from broker.core.policy import TopicPolicy
 from broker.node import Node
 from broker.operations import Operation, Operations
 from broker.relay.control import Peer
@@ -45,10 +46,18 @@ def bad(detail: str) -> CommandError:
 
 
 def check_topic(call: Call, topic: str) -> CommandError | None:
-    policy = call.backend.node.locate(topic)
+    return _check(call, topic, call.backend.node.locate(topic))
+
+
+def check_subscription(call: Call, name: str) -> CommandError | None:
+    """What is wrong with a topic or a wildcard to be subscribed to, or left."""
+    return _check(call, name, call.backend.node.locate_subscription(name))
+
+
+def _check(call: Call, name: str, policy: TopicPolicy | CommandError) -> CommandError | None:
     if isinstance(policy, CommandError):
         return policy
-    if not call.key.may_touch(topic):
+    if not call.key.may_touch(name):
         return CommandError(ErrorCode.PERMISSION_DENIED, "channel: not among the topics of this API key")
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.api import requests
-from broker.api.call import Call, Outcome, bad, check_topic, everywhere
+from broker.api.call import Call, Outcome, bad, check_subscription, everywhere
 from broker.operations import Disconnect, Refresh, Subscribe, Unsubscribe
 from broker.wire.codes import REASON_BYTES, CloseCode, CommandError, ErrorCode
 
@@ -12,7 +12,7 @@ _MAX_TIME = 2**53
 
 
 async def subscribe(call: Call, request: requests.Subscribe) -> Outcome:
-    refused = check_topic(call, request.channel) or _check_target(request)
+    refused = check_subscription(call, request.channel) or _check_target(request)
     if refused is not None:
         return refused
     for name in ("b64info", "b64data"):
@@ -36,7 +36,7 @@ async def subscribe(call: Call, request: requests.Subscribe) -> Outcome:
 async def unsubscribe(call: Call, request: requests.Unsubscribe) -> Outcome:
     refused = _check_target(request)
     if refused is None and request.channel:
-        refused = check_topic(call, request.channel)
+        refused = check_subscription(call, request.channel)
     if refused is None and not request.channel and call.key.topics:
         refused = CommandError(ErrorCode.PERMISSION_DENIED, "channel: this API key is for some topics only")
     if refused is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from broker.api import requests
-from broker.api.call import EMPTY, Call, Outcome, check_topic, encode, named, unreachable
-from broker.core.policy import TopicPolicy
+from broker.api.call import EMPTY, Call, Outcome, check_subscription, check_topic, encode, named, unreachable
 from broker.operations import Channels, ChannelsAnswer, Info, NodeInfo
 from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
@@ -20,7 +19,7 @@ async def presence_or_history(call: Call, request: requests.Presence | requests.
 
 
 async def history(call: Call, request: requests.History) -> Outcome:
-    policy = _policy(call, request.channel)
+    policy = check_subscription(call, request.channel) or call.backend.node.locate_subscription(request.channel)
     if isinstance(policy, CommandError):
         return policy
     since = None if request.since is None else (request.since.offset, request.since.epoch)
@@ -36,14 +35,10 @@ async def history(call: Call, request: requests.History) -> Outcome:
 
 
 async def history_remove(call: Call, request: requests.HistoryRemove) -> Outcome:
-    policy = _policy(call, request.channel)
+    policy = check_topic(call, request.channel) or call.backend.node.locate(request.channel)
     if isinstance(policy, CommandError):
         return policy
     return await call.backend.node.durability.remove_history(policy, request.channel) or EMPTY
-
-
-def _policy(call: Call, topic: str) -> TopicPolicy | CommandError:
-    return check_topic(call, topic) or call.backend.node.locate(topic)
 
 
 async def channels(call: Call, request: requests.Channels) -> Outcome:

@@ -24,13 +24,14 @@ class ApiKey:
     methods: frozenset[str] = frozenset()
     """The API methods it may call; empty: all."""
     topics: tuple[Pattern, ...] = ()
-    """The topics it may name; empty: all."""
+    """The topics it may name, and the wildcards that one of these covers; empty: all."""
 
     def may(self, method: str) -> bool:
         return not self.methods or method in self.methods
 
-    def may_touch(self, topic: str) -> bool:
-        return not self.topics or any(pattern.matches(topic) for pattern in self.topics)
+    def may_touch(self, name: str) -> bool:
+        """Whether it may name this topic, or this wildcard, which has to be sound."""
+        return not self.topics or any(pattern.admits(name) for pattern in self.topics)
 
 
 class ApiKeys:

@@ -15,7 +15,7 @@ from msgspec.json import Decoder
 
 from broker.auth.jws import RefusedError
 from broker.core.permissions import ACTIONS, Action, Capability, make_capability
-from broker.core.topic import topic_problem
+from broker.core.topic import subscription_problem
 
 MAX_USER_BYTES = 255
 MAX_TIME = 2**53
@@ -26,9 +26,10 @@ Claims = dict[str, Raw]
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """A topic that the server subscribes the connection to. `info` and `data` are JSON, without insignificant space."""
+    """What the server subscribes the connection to. `info` and `data` are JSON, without insignificant space."""
 
     topic: str
+    """Or a wildcard."""
     info: bytes | None
     data: bytes | None
 
@@ -53,6 +54,7 @@ class SubscriptionClaims:
     user: str
     """Empty: anonymous."""
     topic: str
+    """Or a wildcard."""
     client: str | None
     """The one connection it is for; None: any of the user's."""
     expires_at: float | None
@@ -239,7 +241,7 @@ def _read_strings(claims: Claims, name: str) -> list[str]:
 
 
 def _sound_topic(name: str, topic: str) -> str:
-    problem = topic_problem(topic)
+    problem = subscription_problem(topic)
     if problem is not None:
         raise RefusedError(f"{name}: {problem}")
     return topic

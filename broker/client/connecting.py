@@ -150,7 +150,7 @@ def _server_side(client: Client, claims: ConnectionClaims) -> _Wanted | CommandE
         return CommandError(ErrorCode.LIMIT_EXCEEDED, f"the token names more than {limit} topics")
     wanted: _Wanted = []
     for topic, subscription in subscriptions.items():
-        policy = client.node.locate(topic)
+        policy = client.node.locate_subscription(topic)
         if isinstance(policy, CommandError):
             return policy
         wanted.append((subscription, policy))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def history(client: Client, ident: int, request: wire.History) -> None:
     session = client.the_session()
     topic = request.channel
-    policy = client.node.locate(topic, "history.channel")
+    policy = client.node.locate_subscription(topic, "history.channel")
     if isinstance(policy, CommandError):
         client.fail(ident, policy)
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.core.hub import Topic
 from broker.core.permissions import Action
 from broker.node import Published
-from broker.relay.jetstream import Ack
 from broker.wire import commands as wire
 from broker.wire.codes import CloseCode, CommandError, ErrorCode, close
 from broker.wire.payload import one_line
@@ -51,18 +53,39 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
                 client.fail(ident, error)
             client.published()
 
-        # whoever publishes where it is subscribed sees its own publication first
-        here = client.node.hub.topics.get(topic)
-        if here is None:
+        if error is not None:
             answer()
-        elif policy.durable and error is None:
-            ack = future.result()
-            assert isinstance(ack, Ack)  # noqa: S101 - what a durable publish ends with
-            client.node.durability.when_delivered(topic, ack.offset, answer)
+        elif policy.durable:
+            _when_seen(client, topic, partial(client.node.durability.when_delivered, future.result().offset), answer)
         else:
-            here.when_flushed(answer)
+            _when_seen(client, topic, Topic.when_flushed, answer)
 
     outcome.add_done_callback(confirmed)
+
+
+def _when_seen(
+    client: Client, topic: str, when: Callable[[Topic, Callable[[], None]], None], answer: Callable[[], None]
+) -> None:
+    """Answer when a publication is with the subscribers of its topic, and with this client where it has subscribed to
+    wildcards: whoever publishes where it is subscribed sees its own publication first.
+
+    Args:
+        client: who has published.
+        topic: where.
+        when: calls back when the publication is with a topic's (or wildcard's) subscribers here.
+        answer: what to do then.
+    """
+    hub = client.node.hub
+    if hub.wildcards:
+        # a client's subscriptions are few, a node's wildcards may be many
+        for name in client.the_session().subscriptions.keys() & hub.wildcards.keys():
+            if hub.wildcards[name].matches(topic):
+                answer = partial(when, hub.topics[name], answer)
+    here = hub.topics.get(topic)
+    if here is None:
+        answer()
+    else:
+        when(here, answer)
 
 
 def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats) -> None:

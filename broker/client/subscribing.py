@@ -28,7 +28,7 @@ REJECT_UNRECOVERED = 2
 def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
     session = client.the_session()
     topic = request.channel
-    policy = client.node.locate(topic, "subscribe.channel")
+    policy = client.node.locate_subscription(topic, "subscribe.channel")
     if isinstance(policy, CommandError):
         client.fail(ident, policy)
         return

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from broker.core.policy import TopicPolicy
+from broker.core.topic import Pattern, is_wildcard, parse_pattern
 
 FRAME_BYTES = 65_536
 """Joined messages stay below this size, so that a frame fits every client's default limit."""
@@ -32,7 +33,9 @@ class Subscriber(Protocol):
 
 
 class Topic:
-    """A topic with subscribers on this node."""
+    """A topic with subscribers on this node, or a wildcard, which is a topic of its own here: what comes in for it is
+    pushed to it, beside what is pushed to the topics it matches.
+    """
 
     __slots__ = (
         "arrivals",
@@ -47,10 +50,12 @@ class Topic:
         "queued",
         "subscribers",
         "waiting",
+        "wildcard",
     )
 
     def __init__(self, name: str, policy: TopicPolicy, head: bytes) -> None:
         self.name = name
+        self.wildcard = is_wildcard(name)
         self.policy = policy
         self.head = head
         """What each of its messages begins with on the wire."""
@@ -108,7 +113,16 @@ class Hub:
             messages had come in.
     """
 
-    __slots__ = ("_make_frame", "_make_head", "_on_delivered", "_slice", "_turns", "subscriptions", "topics")
+    __slots__ = (
+        "_make_frame",
+        "_make_head",
+        "_on_delivered",
+        "_slice",
+        "_turns",
+        "subscriptions",
+        "topics",
+        "wildcards",
+    )
 
     def __init__(
         self,
@@ -119,6 +133,8 @@ class Hub:
         on_delivered: Callable[[Topic, int, list[float]], None],
     ) -> None:
         self.topics: dict[str, Topic] = {}
+        self.wildcards: dict[str, Pattern] = {}
+        """Those of them that are wildcards, and what they match."""
         self.subscriptions = 0
         """Of all subscribers to all topics."""
         self._make_head = make_head
@@ -132,6 +148,8 @@ class Hub:
         topic = self.topics.get(name)
         if topic is None:
             topic = self.topics[name] = Topic(name, policy, self._make_head(name))
+            if topic.wildcard:
+                self.wildcards[name] = parse_pattern(name)
         if subscriber not in topic.subscribers:
             topic.subscribers.add(subscriber)
             self.subscriptions += 1
@@ -154,6 +172,7 @@ class Hub:
         if topic.subscribers:
             return False
         del self.topics[name]
+        self.wildcards.pop(name, None)
         return True
 
     def push(self, topic: Topic, message: bytes, arrived: float, offset: int = 0) -> bool:

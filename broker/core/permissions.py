@@ -46,13 +46,16 @@ ACTIONS = frozenset(Action)
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One entry of a token's `caps`: these actions, on the topics that match one of these patterns."""
+    """One entry of a token's `caps`: these actions, on the topics that one of these patterns matches and on the
+    wildcards that one of them covers.
+    """
 
     patterns: tuple[Pattern, ...]
     actions: frozenset[Action]
 
-    def allows(self, action: Action, topic: str) -> bool:
-        return action in self.actions and any(pattern.matches(topic) for pattern in self.patterns)
+    def allows(self, action: Action, name: str) -> bool:
+        """Whether it allows this with a topic, or with a wildcard, which has to be sound."""
+        return action in self.actions and any(pattern.admits(name) for pattern in self.patterns)
 
 
 def make_capability(patterns: Iterable[str], actions: Iterable[str], user: str) -> Capability:

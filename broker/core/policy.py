@@ -1,4 +1,7 @@
-"""Topic policies: what a topic is, decided by the first policy whose patterns match its name."""
+"""Topic policies: what a topic is, decided by the first policy whose patterns match its name.
+
+A wildcard, which somebody subscribes to, belongs to a policy when all topics that it matches do.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from enum import StrEnum
 
 from broker.core.permissions import Access, Readers
 from broker.core.topic import Pattern
+
+_NAMED = 3
+"""As many policies a refusal names; the list of all could be much longer than what was asked."""
 
 
 class Recovery(StrEnum):
@@ -50,7 +56,7 @@ class TopicPolicy:
 
 
 class PolicyTable:
-    """Finds the policy of a topic: the first one whose patterns match."""
+    """Finds the policy of a topic, the first one whose patterns match, and that of a wildcard."""
 
     __slots__ = ("_policies",)
 
@@ -65,3 +71,25 @@ class PolicyTable:
             if any(pattern.matches(topic) for pattern in policy.match):
                 return policy
         return None
+
+    def resolve_wildcard(self, wildcard: Pattern) -> TopicPolicy | str:
+        """The policy that all topics of a wildcard belong to, or why there is none, in words for whoever asked.
+
+        One of the policy's patterns has to cover the wildcard, and no pattern of an earlier policy may overlap it.
+        Where only several patterns together would cover it, it is refused: one of them can be written that does.
+        """
+        sharing: list[str] = []
+        for policy in self._policies:
+            covering = any(pattern.covers(wildcard) for pattern in policy.match)
+            if covering and not sharing:
+                return policy
+            if covering or any(pattern.overlaps(wildcard) for pattern in policy.match):
+                sharing.append(policy.name)
+            if covering:
+                break  # no topic is left for those behind it
+        if not sharing:
+            return f"no policy has topics that {wildcard.text} matches"
+        if len(sharing) == 1:
+            return f"policy {sharing[0]} has some of the topics that {wildcard.text} matches, but no pattern for all"
+        names = ", ".join(sharing[:_NAMED]) + (", …" if sharing[_NAMED:] else "")
+        return f"{wildcard.text} overlaps several policies ({names}); it has to stay within one"

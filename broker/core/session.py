@@ -64,7 +64,7 @@ class Session:
 
         Args:
             action: what it wants to do.
-            topic: with which topic.
+            topic: with which topic, or which wildcard.
             access: the rule of the topic's policy for it.
             granted: a subscription token allows it already.
         """

@@ -3,19 +3,23 @@
 A topic is one to 16 tokens separated by `.`, at most 255 bytes of UTF-8. A token is any run of printable characters
 but whitespace, `.`, `*` and `>`. A topic does not begin with `$` or `_INBOX`, which NATS keeps for itself.
 Patterns are NATS's: `*` stands for one token, `>` for one or more at the end. `name:*` is an addition for those who
-come from namespaces: all topics that begin with `name:`.
+come from namespaces: all topics that begin with `name:`. It goes by characters, not by tokens, so `room:*` has
+`room:a`, `room:a.b` and `room:.b`, but not `room:` itself. Nobody can subscribe to it, only to a pattern of NATS's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from urllib.parse import quote
 
 MAX_TOPIC_BYTES = 255
 MAX_TOPIC_TOKENS = 16
 
 _RESERVED = ("$", "_INBOX")
+_WILDCARDS = ("*", ">")
 
 
 def topic_problem(topic: str) -> str | None:
@@ -23,6 +27,18 @@ def topic_problem(topic: str) -> str | None:
     problem = _text_problem(topic)
     if problem is None and ("*" in topic or ">" in topic):
         problem = "wildcards (* and >) are not allowed here"
+    return problem
+
+
+def subscription_problem(name: str) -> str | None:
+    """What is wrong with the name of what is to be subscribed to, a topic or a wildcard, or None."""
+    problem = _text_problem(name)
+    if problem is None and is_wildcard(name):
+        tokens = name.split(".")
+        if any(is_wildcard(token) and token not in _WILDCARDS for token in tokens):
+            problem = "mixes a wildcard with text in one token"
+        elif ">" in tokens[:-1]:
+            problem = "> may stand only at the end"
     return problem
 
 
@@ -66,10 +82,15 @@ def _is_plain(character: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A compiled pattern. Make it with `parse_pattern`."""
+    """A compiled pattern. Make it with `parse_pattern`.
+
+    What it says of another pattern takes the limits of topics into account: behind 15 tokens `*` covers `>`, since
+    there is room for one token only.
+    """
 
     text: str
     tokens: tuple[str, ...]
+    """Of `name:*`: those that stand before the one that is cut short, and `>`."""
     prefix: str | None
     """Set for `name:*`: what a topic must begin with."""
     exact: bool
@@ -86,7 +107,64 @@ class Pattern:
                 return False
         elif len(tokens) != len(self.tokens):
             return False
-        return all(want in ("*", ">") or want == have for want, have in zip(self.tokens, tokens, strict=False))
+        return self._agrees(tokens)
+
+    def covers(self, other: Pattern) -> bool:
+        """Whether this matches every topic that the other one matches."""
+        if other.exact:
+            return self.matches(other.text)
+        if other.prefix is not None and _size(other.prefix) >= MAX_TOPIC_BYTES:
+            return True  # it matches nothing: no topic is longer
+        if self.exact:
+            return False
+        if self.prefix is not None:
+            return (other.prefix or other.text).startswith(self.prefix)
+        fewest = len(other.tokens)
+        if self.tokens[-1] == ">":
+            if fewest < len(self.tokens):
+                return False
+        elif not fewest == other._most_tokens() == len(self.tokens):
+            return False
+        return self._agrees(other.tokens)
+
+    def overlaps(self, other: Pattern) -> bool:
+        """Whether there is a topic that both match."""
+        topic = _shortest_common(self, other)
+        return _size(topic) <= MAX_TOPIC_BYTES and self.matches(topic) and other.matches(topic)
+
+    def admits(self, name: str) -> bool:
+        """Whether all that a subscription to `name` can bring, a topic or a sound wildcard, is matched by this."""
+        return self.covers(parse_pattern(name)) if is_wildcard(name) else self.matches(name)
+
+    def _agrees(self, tokens: Iterable[str]) -> bool:
+        return all(want in _WILDCARDS or want == have for want, have in zip(self.tokens, tokens, strict=False))
+
+    def _most_tokens(self) -> int:
+        """How many tokens the topics have at most that this pattern, no exact one, matches."""
+        if self.tokens[-1] != ">":
+            return len(self.tokens)
+        spare = MAX_TOPIC_BYTES - _size(self.prefix or self.text)
+        return min(MAX_TOPIC_TOKENS, len(self.tokens) + spare // 2)  # each with its dot
+
+
+def _shortest_common(one: Pattern, other: Pattern) -> str:
+    """The shortest topic that both match, if any is. A single letter stands where each of them has a wildcard."""
+    if one.prefix is not None and other.prefix is not None:
+        return max(one.prefix, other.prefix, key=len) + "x"
+    tokens = [
+        theirs if mine in _WILDCARDS else mine for mine, theirs in zip_longest(one.tokens, other.tokens, fillvalue=">")
+    ]
+    prefix = one.prefix or other.prefix
+    if prefix is not None:
+        last = prefix.count(".")
+        if tokens[last] in _WILDCARDS:
+            # what follows the prefix may be tokens alone
+            tokens[last] = prefix.rpartition(".")[2] + ("" if tokens[last + 1 :] else "x")
+    return ".".join("x" if token in _WILDCARDS else token for token in tokens)
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 @lru_cache(maxsize=4096)
@@ -101,11 +179,11 @@ def parse_pattern(text: str) -> Pattern:
     if problem is not None:
         raise ValueError(problem)
     if namespace:
-        return Pattern(text, (), text[:-1], exact=False)
+        return Pattern(text, (*text.split(".")[:-1], ">"), text[:-1], exact=False)
     tokens = tuple(text.split("."))
     for position, token in enumerate(tokens):
         if token == ">" and position < len(tokens) - 1:
             raise ValueError("> may stand only at the end")
-        if token not in ("*", ">") and is_wildcard(token):
+        if token not in _WILDCARDS and is_wildcard(token):
             raise ValueError(f"token {token!r} mixes a wildcard with text")
     return Pattern(text, tokens, None, exact=not is_wildcard(text))

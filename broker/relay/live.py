@@ -1,7 +1,8 @@
 """Live topics: at most once, through core NATS.
 
-A node holds one NATS subscription for each topic with subscribers here, however many they are. The first subscriber
-makes it, the last one's leaving ends it some seconds later, so that a reloaded page does not churn interest.
+A node holds one NATS subscription for each topic with subscribers here, however many they are, and one for each
+wildcard, which stands in the subject as a topic does and is called one here. The first subscriber makes it, the last
+one's leaving ends it some seconds later, so that a reloaded page does not churn interest.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ MAX_LINE_BYTES = 65_536
 class RelayParser:
     """Takes what the socket brings, however it is cut.
 
+    Fields are split at the single spaces that the server writes, and nowhere else: it takes subjects with vertical tabs
+    in them, behind which a publisher could put another subscription's number.
+
     Args:
         client: told of everything but messages.
         sinks: who takes a subscription's messages, by its number.
@@ -70,7 +73,7 @@ class RelayParser:
     def _message(self, buffer: bytes, at: int, line_end: int) -> int:
         """`MSG <subject> <number> [reply] <size>`: where the next line begins, or -1 when not all of it is there."""
         try:
-            subject, number_text, *_, size_text = buffer[at:line_end].split()
+            subject, number_text, *_, size_text = buffer[at:line_end].split(b" ")
             number, size = int(number_text), int(size_text)
         except ValueError:
             raise ProtocolError("malformed MSG") from None
@@ -84,7 +87,7 @@ class RelayParser:
     def _message_with_headers(self, buffer: bytes, at: int, line_end: int) -> int:
         """`HMSG <subject> <number> [reply] <size of the headers> <size of all>`."""
         try:
-            subject, number_text, *_, headers_text, size_text = buffer[at:line_end].split()
+            subject, number_text, *_, headers_text, size_text = buffer[at:line_end].split(b" ")
             number, headers_size, size = int(number_text), int(headers_text), int(size_text)
         except ValueError:
             raise ProtocolError("malformed HMSG") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.core.topic import topic_problem
+
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
@@ -22,6 +24,16 @@ class Subjects:
     def stream(self, policy: str) -> str:
         """A policy's stream. Stream names know neither dots nor, by custom, small letters."""
         return f"{self.prefix}_{policy}".replace(".", "_").upper()
+
+    def topic(self, policy: str, live: bytes) -> str | None:
+        """The topic of a message on a policy's live subject; None where the name is not sound. NATS takes names that
+        topics can't have, and whoever publishes past our API can use them.
+        """
+        try:
+            name = live[len(self.live(policy, "")) :].decode()
+        except UnicodeDecodeError:
+            return None
+        return name if topic_problem(name) is None else None
 
     @property
     def hello(self) -> str:

@@ -176,6 +176,38 @@ async def test_subscribe_and_unsubscribe_act_on_a_users_connections(node: Broker
         assert not any("push" in line for line in bob.lines)
 
 
+async def test_wildcards_are_subscribed_to_listed_and_left_by_their_own_names(node: BrokerNode) -> None:
+    async with connected(node.websocket_url, token("ann")) as ann:
+        for name in ("news.*", "room:1.>", "news.a"):
+            assert await result(node, "subscribe", user="ann", channel=name) == {}
+            assert await ann.push() == {"channel": name, "subscribe": {}}
+        listed = {"news.*": {"num_clients": 1}, "room:1.>": {"num_clients": 1}, "news.a": {"num_clients": 1}}
+        assert (await result(node, "channels"))["channels"] == listed
+        assert set((await node.api("channels", {}, ROOMS)).json()["result"]["channels"]) == {"room:1.>"}
+        await node.publish("room:1.2.3", "deep")
+        assert await ann.push() == {"channel": "room:1.>", "pub": {"data": "deep", "channel": "room:1.2.3"}}
+        assert await result(node, "unsubscribe", user="ann", channel="news.*") == {}
+        assert (await ann.push())["channel"] == "news.*"
+        assert set((await result(node, "channels"))["channels"]) == {"room:1.>", "news.a"}
+
+
+@pytest.mark.parametrize("method", ["subscribe", "unsubscribe"])
+async def test_wildcards_are_refused_with_their_reason(node: BrokerNode, method: str) -> None:
+    for name, code, text in (
+        ("news.a*", 107, "channel: mixes a wildcard with text in one token"),
+        ("news.>.a", 107, "channel: > may stand only at the end"),
+        ("*", 103, "* overlaps several policies (small, some); it has to stay within one"),
+        ("other.*", 103, "no policy has topics that other.* matches"),
+    ):
+        refused = await error(node, method, {"user": "ann", "channel": name})
+        assert (refused[0], text in refused[1]) == (code, True), refused
+    for name, permitted in (("news.*", False), ("room:1.*", True)):
+        answer = (await node.api(method, {"user": "ann", "channel": name}, ROOMS)).json()
+        assert answer.get("error", {"code": 0})["code"] == (0 if permitted else 103)
+    for other in ("history", "presence"):
+        assert (await error(node, other, {"channel": "news.*"}))[0] == 107
+
+
 async def test_disconnect_closes_with_code_and_reason(node: BrokerNode) -> None:
     for more, expected in (
         ({}, (3503, "force disconnect")),

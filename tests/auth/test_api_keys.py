@@ -127,6 +127,9 @@ def test_a_limited_key_may_do_only_what_it_names() -> None:
     assert CHAT.may_touch("news")
     assert not CHAT.may_touch("chat")
     assert not CHAT.may_touch("news.sports")
+    assert CHAT.may_touch("chat.room.*")
+    assert not CHAT.may_touch("*.room.>")
+    assert not CHAT.may_touch("*")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from broker.auth.claims import read_json
 from broker.auth.jws import RefusedError
-from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription
+from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, SubscriptionClaims
 from tests.auth.forging import (
     claims,
     connected,
@@ -94,8 +94,9 @@ BAD_TOPICS: dict[Any, str] = {
     ".a": "holds an empty token",
     "a b": "holds whitespace or a character that is not printable",
     "a\nb": "holds whitespace or a character that is not printable",
-    "a.*": "wildcards (* and >) are not allowed here",
-    ">": "wildcards (* and >) are not allowed here",
+    "a*": "mixes a wildcard with text in one token",
+    "room:*": "mixes a wildcard with text in one token",
+    "a.>.b": "> may stand only at the end",
     "$SYS.a": "names that begin with $ or _INBOX are reserved",
     "_INBOX.a": "names that begin with $ or _INBOX are reserved",
     "a" * 256: "256 bytes, at most 255 are allowed",
@@ -107,6 +108,15 @@ def test_an_unfit_topic_is_refused(topic: str) -> None:
     assert connection(channels=["good", topic]) == invalid(f"channels: {BAD_TOPICS[topic]}")
     assert connection(subs={"good": {}, topic: {}}) == invalid(f"subs: {BAD_TOPICS[topic]}")
     assert subscription(channel=topic) == invalid(f"channel: {BAD_TOPICS[topic]}")
+
+
+@pytest.mark.parametrize("wildcard", ["*", ">", "a.*", "a.*.b.>"])
+def test_wildcards_can_be_subscribed_to(wildcard: str) -> None:
+    assert connected(channels=[wildcard]).subscriptions == (ServerSubscription(wildcard, None, None),)
+    assert connected(subs={wildcard: {"data": 1}}).subscriptions == (ServerSubscription(wildcard, None, b"1"),)
+    granted = subscription(channel=wildcard)
+    assert isinstance(granted, SubscriptionClaims)
+    assert granted.topic == wildcard
 
 
 @pytest.mark.parametrize("wrong", [None, 1, True, ["news"], {"news": 1}])

@@ -41,6 +41,19 @@ def test_nothing_is_sent_twice_nor_when_nothing_came() -> None:
     assert reader.written == [b"[1]", b"[2]"]
 
 
+def test_the_wildcards_among_the_topics_are_known_as_long_as_they_have_subscribers() -> None:
+    running, one, two = Running(), Reader(), Reader()
+    assert [running.add(name, one, two).wildcard for name in ("a", "a.*", ">")] == [False, True, True]
+    assert {name: pattern.text for name, pattern in running.hub.wildcards.items()} == {"a.*": "a.*", ">": ">"}
+    for name in ("a", "a.*"):
+        running.hub.remove(name, one)
+    running.hub.remove("a.*", two)
+    assert running.hub.wildcards.keys() == {">"}
+    running.push(running.add("a.*", one), b"m")  # whom it concerns is for who pushes to say
+    running.hub.run()
+    assert (one.written, two.written) == ([b"[m]"], [])
+
+
 def test_a_topic_has_its_head_and_policy_from_its_first_subscriber() -> None:
     running, reader = Running(), Reader()
     topic = running.hub.add("t", POLICY, reader)

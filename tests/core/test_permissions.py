@@ -54,6 +54,38 @@ def test_a_capability_allows_its_actions_on_its_topics_only() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("pattern", "wildcards", "others"),
+    [
+        ("chat.a", [], ["chat.*", "chat.>", "*", ">", "*.a"]),
+        ("chat.*", ["chat.*"], ["chat.>", "chat.*.*", "*.*", ">", "*"]),
+        ("chat.>", ["chat.*", "chat.>", "chat.a.*", "chat.*.>"], ["*.*", ">", "*", "chats.*"]),
+        ("*", ["*"], [">", "*.*"]),
+        (">", [">", "*", "a.>"], []),
+        ("room:*", ["room:a.*", "room:.>"], ["*", "room.*"]),
+        ("user.{sub}.>", ["user.ann.*", "user.ann.box.>"], ["user.*.>", "user.>", "user.bob.*", "user.*.box"]),
+    ],
+)
+def test_a_capability_allows_a_wildcard_that_one_of_its_patterns_covers(
+    pattern: str, wildcards: list[str], others: list[str]
+) -> None:
+    capability = make_capability([pattern], ["sub"], "ann")
+    assert [name for name in wildcards + others if capability.allows(Action.SUBSCRIBE, name)] == wildcards
+    assert not any(capability.allows(Action.PUBLISH, name) for name in wildcards)
+
+
+def test_a_capability_that_covers_a_wildcard_only_with_several_patterns_does_not_allow_it() -> None:
+    capability = make_capability(["a", "a.*", "a.*.>"], ["sub"], "ann")
+    assert not capability.allows(Action.SUBSCRIBE, "a.>")
+
+
+@pytest.mark.parametrize("user", ["*", ">", "a.>"])
+def test_a_user_named_like_a_wildcard_owns_no_more_than_others(user: str) -> None:
+    capability = make_capability(["user.{sub}", "user.{sub}.>"], ["sub"], user)
+    assert not any(capability.allows(Action.SUBSCRIBE, name) for name in ("user.*", "user.>", "user.*.>", "user.a.*"))
+    assert capability.allows(Action.SUBSCRIBE, f"user.{escape_token(user)}.*")
+
+
 def test_a_capability_holds_actions_not_their_names() -> None:
     capability = make_capability(["a"], ["pub"], "")
     assert capability == Capability((parse_pattern("a"),), frozenset({Action.PUBLISH}))

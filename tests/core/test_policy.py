@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,78 @@ def test_a_topic_that_no_policy_matches_does_not_exist() -> None:
 
 def test_a_policy_without_patterns_matches_nothing() -> None:
     assert PolicyTable([make_policy("none")]).resolve("a") is None
+
+
+ROOMS = PolicyTable(
+    [
+        make_policy("vip", "chat.vip"),
+        make_policy("chat", "chat.*", "news.>"),
+        make_policy("deep", "chat.*.>"),
+        make_policy("rooms", "room:*", "lobby"),
+        make_policy("logs", "*.log.>"),
+        make_policy("rest", "a.>", "b.*"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "policy"),
+    [
+        ("news.>", "chat"),
+        ("news.*", "chat"),
+        ("news.log.*", "chat"),
+        ("chat.*.*", "deep"),
+        ("chat.*.a.>", "deep"),
+        ("room:1.*", "rooms"),
+        ("room:1.log.>", "rooms"),
+        ("a.x.>", "rest"),
+        ("a.*", "rest"),
+        ("x.log.*", "logs"),
+    ],
+)
+def test_a_wildcard_belongs_to_the_policy_that_all_its_topics_belong_to(wildcard: str, policy: str) -> None:
+    found = ROOMS.resolve_wildcard(parse_pattern(wildcard))
+    assert isinstance(found, TopicPolicy)
+    assert found.name == policy
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "reason"),
+    [
+        ("chat.*", "chat.* overlaps several policies (vip, chat); it has to stay within one"),
+        ("chat.>", "chat.> overlaps several policies (vip, chat, deep, …); it has to stay within one"),
+        (">", "> overlaps several policies (vip, chat, deep, …); it has to stay within one"),
+        ("a.*.*", "a.*.* overlaps several policies (logs, rest); it has to stay within one"),
+        ("b.>", "b.> overlaps several policies (logs, rest); it has to stay within one"),
+        ("*", "policy rooms has some of the topics that * matches, but no pattern for all"),
+        ("x.y.*", "no policy has topics that x.y.* matches"),
+    ],
+)
+def test_a_wildcard_of_several_policies_or_none_is_refused_in_words(wildcard: str, reason: str) -> None:
+    assert ROOMS.resolve_wildcard(parse_pattern(wildcard)) == reason
+
+
+def test_patterns_that_cover_a_wildcard_only_together_do_not_count() -> None:
+    policy = make_policy("two", "a.*", "a.*.>")
+    reason = "policy two has some of the topics that a.> matches, but no pattern for all"
+    assert PolicyTable([policy]).resolve_wildcard(parse_pattern("a.>")) == reason
+    assert PolicyTable([policy]).resolve_wildcard(parse_pattern("a.*.*")) is policy
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "a.*", "*.b", ">", "a.>", "*", "a:*"]), max_size=3), max_size=5),
+    st.sampled_from(["a.*", "*.b", "*", ">", "a.>", "*.*", "a.*.b", "a:.*"]),
+)
+def test_all_topics_of_a_wildcard_have_its_policy(patterns: list[list[str]], wildcard: str) -> None:
+    table = PolicyTable([make_policy(f"p{number}", *texts) for number, texts in enumerate(patterns)])
+    compiled = parse_pattern(wildcard)
+    topics = ["a", "b", "a:b", "a:.b", "a.a", "a.b", "b.b", "b.a", "a.b.b", "a.a.a", "b.b.b", "a:.b.c"]
+    owners = {table.resolve(topic) for topic in topics if compiled.matches(topic)}
+    found = table.resolve_wildcard(compiled)
+    if isinstance(found, TopicPolicy):
+        assert owners == {found}
+    elif found.startswith("no policy"):
+        assert owners == {None}
 
 
 @given(

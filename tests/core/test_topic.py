@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import assume, given
@@ -13,6 +14,7 @@ from broker.core.topic import (
     escape_token,
     is_wildcard,
     parse_pattern,
+    subscription_problem,
     topic_problem,
 )
 
@@ -92,6 +94,48 @@ def test_a_sound_topic_has_no_problem(topic: str) -> None:
 )
 def test_a_topic_that_is_not_sound_is_refused_in_words(topic: str, problem: str) -> None:
     assert topic_problem(topic) == problem
+
+
+@pytest.mark.parametrize(
+    "name", ["*", ">", "a.*", "*.a", "a.*.b.>", "a" * (MAX_TOPIC_BYTES - 2) + ".*", ".".join("*" * MAX_TOPIC_TOKENS)]
+)
+def test_a_wildcard_can_be_subscribed_to(name: str) -> None:
+    assert subscription_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "must not be empty"),
+        ("a..*", "holds an empty token"),
+        (".>", "holds an empty token"),
+        ("chat.>.x", "> may stand only at the end"),
+        (">.*", "> may stand only at the end"),
+        ("a*", "mixes a wildcard with text in one token"),
+        ("a.>b.>", "mixes a wildcard with text in one token"),
+        ("**", "mixes a wildcard with text in one token"),
+        ("room:*", "mixes a wildcard with text in one token"),
+        ("a *", "holds whitespace or a character that is not printable"),
+        ("*.\ud800", "holds a character that has no UTF-8 form"),
+        ("$SYS.>", "names that begin with $ or _INBOX are reserved"),
+        ("_INBOX.*", "names that begin with $ or _INBOX are reserved"),
+        ("a" * (MAX_TOPIC_BYTES - 1) + ".*", "256 bytes, at most 255 are allowed"),
+        (".".join("*" * (MAX_TOPIC_TOKENS + 1)), "17 tokens, at most 16 are allowed"),
+    ],
+)
+def test_what_cannot_be_subscribed_to_is_refused_in_words(name: str, problem: str) -> None:
+    assert subscription_problem(name) == problem
+
+
+@given(NASTY_TEXT)
+def test_what_can_be_subscribed_to_is_a_topic_or_a_pattern_of_nats(name: str) -> None:
+    if not is_wildcard(name):
+        assert subscription_problem(name) == topic_problem(name)
+    elif subscription_problem(name) is None:
+        assert parse_pattern(name).prefix is None
+    else:
+        with suppress(ValueError):
+            assert parse_pattern(name).prefix is not None
 
 
 @given(NASTY_TEXT)

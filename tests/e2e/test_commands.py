@@ -28,14 +28,14 @@ SIGNING = {"BROKER_AUTH__HMAC_SECRET": SECRET}
 async def test_tokens_made_here_are_taken_by_a_node(site: Site, nats: NatsServer) -> None:
     node = site.start_node(nats, {"auth": {"anonymous": False}, "topics": [{"name": "closed", "match": [">"]}]})
     connection = await run(site, "token", "ann", "--ttl", "5m", environment=SIGNING)
-    subscription = await run(site, "token", "ann", "--topic", "a", "--topic", "b", environment=SIGNING)
+    subscription = await run(site, "token", "ann", "--topic", "a", "--topic", "b.*", environment=SIGNING)
     assert (connection.code, subscription.code, connection.err) == (0, 0, "")
     SECRETS.update(lines := [connection.out.strip(), *subscription.out.splitlines()])
     async with connected(node.websocket_url, lines[0]) as client:
-        for topic, token in zip("ab", lines[1:], strict=True):
+        for topic, token in zip(("a", "b.*"), lines[1:], strict=True):
             await client.call("subscribe", channel=topic, token=token)
-        await node.publish("b", 1)
-        assert await client.publication("b") == 1
+        await node.publish("b.c", 1)
+        assert await client.publication("b.*") == 1
     assert jwt.decode(lines[0], SECRET, algorithms=["HS256"])["sub"] == "ann"
 
 
@@ -64,6 +64,7 @@ async def test_tokens_are_such_as_the_settings_ask_for(site: Site, nats: NatsSer
     [
         (("ann",), {"ALGORITHMS": '["ES256"]'}, "BROKER_AUTH__HMAC_SECRET: it can verify HS256, HS384, HS512, none of"),
         (("ann", "--topic", "a", "--topic", "b c"), {}, "--topic: 'b c' holds whitespace"),
+        (("ann", "--topic", "b*"), {}, "--topic: 'b*' mixes a wildcard with text in one token"),
         (("ann", "--topic", ""), {}, "--topic: '' must not be empty"),
         (("a" * 256,), {}, "would refuse this token: sub: more than 255 bytes"),
         (("ann", "--ttl", "999999999999d"), {}, "would refuse this token: exp: too far from now to be a time"),

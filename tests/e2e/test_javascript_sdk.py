@@ -36,6 +36,19 @@ async def test_it_connects_subscribes_receives_and_publishes(node: BrokerNode, j
     assert client.events.index(own) < client.events.index(client.of("published")[0])
 
 
+async def test_a_wildcard_is_a_subscription_like_any_other(node: BrokerNode, javascript: Path) -> None:
+    async with javascript_client(javascript, node.websocket_url) as client:
+        await client.subscribe("rooms.*.>")
+        for topic in ("rooms.1", "rooms.1.a", "rooms.2.a.b"):
+            await node.publish(topic, topic)
+        (first, second) = await client.at_least(2, "publication")
+
+    assert [(one["channel"], one["data"]) for one in (first, second)] == [
+        ("rooms.*.>", "rooms.1.a"),
+        ("rooms.*.>", "rooms.2.a.b"),
+    ]
+
+
 async def test_it_connects_without_a_token_where_the_anonymous_are_let_in(node: BrokerNode, javascript: Path) -> None:
     async with javascript_client(javascript, node.websocket_url) as client:
         await client.first("connected")

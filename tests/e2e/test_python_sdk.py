@@ -50,6 +50,23 @@ async def test_a_client_sees_its_own_publication_before_the_reply_to_it(node: Br
     assert (info.user, info.conn_info) == ("ann", {"colour": "red"})
 
 
+async def test_a_wildcard_is_a_subscription_like_any_other(node: BrokerNode) -> None:
+    async with sdk_client(node.websocket_url, token=token("ann")) as client:
+        all_rooms, one_room = await subscribed(client, "open.rooms.*"), await subscribed(client, "open.rooms.1")
+        for room in (1, 2, 3):
+            await node.publish(f"open.rooms.{room}", {"room": room})
+        await client.publish("open.rooms.2", "own")
+        assert all_rooms.data == [{"room": 1}, {"room": 2}, {"room": 3}, "own"]
+        assert one_room.data == [{"room": 1}]
+
+        await client.get_subscription("open.rooms.*").unsubscribe()
+        await node.publish("open.rooms.1", "after")
+        await one_room.at_least(2, "publication")
+        assert len(all_rooms.data) == 4
+        assert (await _refusal(client, "*.rooms"))[0] == 103
+        assert (await _refusal(client, "open.r*"))[0] == 107
+
+
 async def test_after_an_unsubscribe_nothing_comes_any_more(node: BrokerNode) -> None:
     async with sdk_client(node.websocket_url) as client:
         left = await subscribed(client, "open.left")

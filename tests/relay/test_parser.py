@@ -132,6 +132,14 @@ def test_what_is_not_nats_is_said_to_be_none(text: bytes) -> None:
         ours(text)
 
 
+@pytest.mark.parametrize("subject", [b"a\x0b7", b"a\x0c", b"\x0b1\x0b", b"a.\x1c.b", b"a\x85\xa0b", b"\xff"])
+def test_no_subject_can_pass_for_more_than_a_subject(subject: bytes) -> None:
+    assert ours(_message(subject, 1, b"", b"hi")) == [("message", 1, subject, b"hi", None)]
+    assert ours(_message(subject, 1, b"r\x0b2", b"hi")) == [("message", 1, subject, b"hi", None)]
+    (event,) = ours(_with_headers(subject, 1, b"", b"hi"))
+    assert event[:4] == ("message", 1, subject, b"hi")
+
+
 def test_a_line_that_never_ends_is_given_up() -> None:
     with pytest.raises(ProtocolError):
         ours(b"INFO " + b"x" * MAX_LINE_BYTES)

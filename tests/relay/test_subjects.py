@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.topic import topic_problem
+from broker.relay.subjects import Subjects
+
+SUBJECTS = Subjects("pre.fix")
+
+
+@pytest.mark.parametrize("topic", ["a", "a.b.c", "room:1", "gr\u00fc\u00dfe.\U0001f600", "live.a", ".".join("a" * 16)])
+def test_a_topic_is_read_from_its_live_subject(topic: str) -> None:
+    assert SUBJECTS.topic("chat", SUBJECTS.live("chat", topic).encode()) == topic
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"*", b"a.>", b"a*", b"$SYS", b"a.\xff", b"a\x0b", b"a\xc2\xa0b", b"a" * 256, b"a." * 16 + b"a"]
+)
+def test_a_subject_that_no_topic_has_is_of_none(name: bytes) -> None:
+    assert SUBJECTS.topic("chat", b"pre.fix.chat.live." + name) is None
+
+
+@given(st.binary(max_size=12))
+def test_whatever_is_read_is_a_sound_topic(name: bytes) -> None:
+    topic = SUBJECTS.topic("chat", b"pre.fix.chat.live." + name)
+    if topic is not None:
+        assert topic_problem(topic) is None
+        assert topic.encode() == name
