@@ -121,7 +121,7 @@ class Durability:
         self._push = push
         self._end = end
         self._inbox = Inbox(connection, subjects, uid, clock)
-        self._jetstream = JetStream(self._inbox)
+        self._jetstream = JetStream(self._inbox, metrics.relay_reads.inc)
         self.streams = Streams(self._jetstream, subjects, policies, options.replicas)
         self._relay = DurableRelay(
             connection,

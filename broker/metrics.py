@@ -94,6 +94,11 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.relay_reads = Counter(
+            "broker_relay_reads",
+            "Reads of messages from streams: for positions, gaps, recoveries and histories.",
+            registry=registry,
+        )
         self.recoveries = Counter(
             "broker_recoveries",
             "Clients that came back to a durable topic, by whether all that they missed was there.",

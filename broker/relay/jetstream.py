@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,10 +226,12 @@ class JetStream:
 
     Args:
         inbox: for the answers.
+        count_read: told of each read of messages.
     """
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, count_read: Callable[[], None] = lambda: None) -> None:
         self._inbox = inbox
+        self._count_read = count_read
         self._loop = asyncio.get_running_loop()
 
     def publish(self, stream: str, subject: str, payload: bytes, headers: dict[str, str] | None) -> asyncio.Future[Ack]:
@@ -273,6 +275,7 @@ class JetStream:
         Raises:
             RelayError: see `call`.
         """
+        self._count_read()
         try:
             answer = await self.call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
         except JetStreamError as error:
@@ -322,6 +325,7 @@ class JetStream:
             left = rest
 
     async def _direct(self, stream: str, request: Mapping[str, Any]) -> Batch:
+        self._count_read()
         read: asyncio.Future[Batch] = self._loop.create_future()
         self._inbox.ask(f"$JS.API.DIRECT.GET.{stream}", _encode(request), None, _BatchWaiter(read), READ_SECONDS)
         return await read

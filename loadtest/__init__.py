@@ -1,0 +1,1 @@
+"""Load for a running node, over its public interface only."""
