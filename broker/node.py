@@ -23,6 +23,7 @@ from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
+from broker.membership import Membership
 from broker.metrics import Metrics
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
@@ -107,6 +108,8 @@ class Node:
         subjects = Subjects(options.prefix)
         self._live = LiveRelay(self.connection, subjects, self._arrived, self.clock)
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
+        self.membership = Membership(self.connection, subjects, self.uid, self._tell)
+        self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False
@@ -122,6 +125,7 @@ class Node:
     def start(self) -> None:
         """Begin to connect to NATS and to keep time."""
         self.control.start()
+        self.membership.start()
         self.relaying = asyncio.create_task(self.connection.run())
         self._tick_due = self.clock() + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
@@ -130,6 +134,7 @@ class Node:
         """Leave the cluster."""
         self.control.leave()
         await self.connection.settle()
+        await self.membership.stop()
         if self._ticking is not None:
             self._ticking.cancel()
         if self.relaying is not None:
@@ -155,6 +160,7 @@ class Node:
         metrics.connections.set(len(self.clients))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)
+        metrics.members.set(self.membership.members.total)
         metrics.relay_connected.set(self.connection.connected)
         metrics.draining.set(self.draining)
 
@@ -163,6 +169,7 @@ class Node:
         if connected:
             self._was_connected = True
             self.control.connected()
+            self.membership.reconcile()
 
     def reasons_against_startup(self) -> list[str]:
         return [] if self._was_connected else ["NATS has not been reached yet"]
@@ -222,7 +229,8 @@ class Node:
 
     def want(self, policy: TopicPolicy, topic: str) -> Confirmation | None:
         """See `LiveRelay.want`. The subscriber is to be in the hub before anything is awaited."""
-        return self._live.want(policy.name, topic)
+        members = partial(self.membership.heard, topic) if policy.join_leave else None
+        return self._live.want(policy.name, topic, members=members)
 
     def leave(self, topic: str, subscriber: Subscriber) -> None:
         if self.hub.remove(topic, subscriber):
@@ -327,8 +335,16 @@ class Node:
             self.metrics.dropped.labels(topic.policy.name, reason).inc(len(topic.subscribers))
             return
         info, tags = read_headers(read_block(block)) if block else (None, None)
-        line = publication_push(topic.head, one_line(data), info, tags)
-        if self.hub.push(topic, line, self.clock()) and not self._fanning_out:
+        self._push(topic, publication_push(topic.head, one_line(data), info, tags), self.clock())
+
+    def _tell(self, name: str, line: bytes) -> None:
+        """Send the subscribers of a topic what is no publication, in its place among these."""
+        topic = self.hub.topics.get(name)
+        if topic is not None:
+            self._push(topic, line, None)
+
+    def _push(self, topic: Topic, line: bytes, arrived: float | None) -> None:
+        if self.hub.push(topic, line, arrived) and not self._fanning_out:
             self._fanning_out = True
             self._loop.call_soon(self._fan_out)
 

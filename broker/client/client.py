@@ -104,9 +104,8 @@ class Client:
         self._line = None
         if self.session is not None:
             self.node.unregister(self)
-            for topic in self.session.subscriptions:
-                self.node.leave(topic, self.outlet)
-            self.session.subscriptions.clear()
+            for topic in tuple(self.session.subscriptions):
+                self.drop(topic)
         self._enter_all()  # which now only lets the stand-ins go
 
     def wake(self, now: float) -> float:
@@ -205,6 +204,7 @@ class Client:
         if waiting is None and self._early is None:
             self.node.hub.add(topic, policy, self.outlet)
             done(None, _nothing)
+            self.node.membership.entered(session, topic, policy)
             return
         joining = Joining(self.node.options.queue_bytes)
         joined = self.node.hub.add(topic, policy, joining)
@@ -260,6 +260,7 @@ class Client:
         # before the stand-in goes, so that the topic is never without a subscriber
         self.node.hub.add(topic, subscription.policy, self.outlet)
         self.node.leave(topic, joining)
+        self.node.membership.entered(self.the_session(), topic, subscription.policy)
         if joining.overflowed:
             self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
         for frame, messages in joining.held:
@@ -272,9 +273,12 @@ class Client:
 
     def drop(self, topic: str) -> bool:
         """End a subscription in silence; whether there was one."""
-        if self.the_session().subscriptions.pop(topic, None) is None:
+        session = self.the_session()
+        subscription = session.subscriptions.pop(topic, None)
+        if subscription is None:
             return False
         self.node.leave(topic, self.outlet)
+        self.node.membership.left(session, topic, subscription.policy)
         return True
 
     def publishing(self) -> None:

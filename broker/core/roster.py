@@ -98,7 +98,7 @@ class Roster:
         return known is not None and not known.doubtful
 
     def drop(self, node: str, at_most: int) -> list[bytes]:
-        """Give up members of a node that are in doubt, so many at a time; the infos of those, none when all are gone."""
+        """Give up members of a node that are in doubt, so many at a time; their infos, none when all are gone."""
         known = self._nodes.get(node)
         if known is None or not known.doubtful:
             return []

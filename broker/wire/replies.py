@@ -88,6 +88,10 @@ def client_info(info: ClientInfo) -> Info:
     return Info(info.user, info.client, raw(info.conn_info), raw(info.chan_info))
 
 
+def info_json(info: ClientInfo) -> bytes:
+    return _encode(client_info(info))
+
+
 def _push(topic: str, kind: bytes, body: bytes) -> bytes:
     return b'{"push":{"channel":%b,"%b":%b}}' % (_encode(topic), kind, body)
 
@@ -136,6 +140,16 @@ def subscribe_push(topic: str, data: bytes | None) -> bytes:
 
 def unsubscribe_push(topic: str, code: int, reason: str) -> bytes:
     return _push(topic, b"unsubscribe", b'{"code":%d,"reason":%b}' % (code, _encode(reason)))
+
+
+def join_push(topic: str, info: bytes) -> bytes:
+    """Somebody has become a member of a topic; see `info_json`."""
+    return _push(topic, b"join", b'{"info":%b}' % info)
+
+
+def leave_push(topic: str, info: bytes) -> bytes:
+    """Somebody is no member of a topic any more."""
+    return _push(topic, b"leave", b'{"info":%b}' % info)
 
 
 def refresh_push(*, expires: bool, ttl: int) -> bytes:
