@@ -25,6 +25,8 @@ from broker.core.topic import escape_token, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.membership import Membership
 from broker.metrics import Metrics
+from broker.operations import Operations
+from broker.presence import PresenceReader
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
 from broker.relay.errors import RelayError, RelayRefusedError, RelayTooLargeError
@@ -62,6 +64,7 @@ class NodeOptions:
     queue_bytes: int
     ping_interval_seconds: float
     pong_timeout_seconds: float
+    presence_members: int
 
     @property
     def ping_seconds(self) -> int:
@@ -110,6 +113,8 @@ class Node:
         self.control = ControlBus(self.connection, subjects, Peer(self.uid, self.name), self.clock)
         self.membership = Membership(self.connection, subjects, self.uid, self._tell)
         self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
+        self.operations = Operations(self)
+        self.presence = PresenceReader(self.operations, options.presence_members)
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False

@@ -33,7 +33,7 @@ Attached = Callable[[CommandError | None, Callable[[], None]], None]
 """Told how a subscription went: the error, if there was one, and what to call once that is answered."""
 
 MAX_IN_FLIGHT = 256
-"""Publishes of one client that wait for NATS; more are not read."""
+"""Publishes and presence commands of one client that wait for NATS; more are not read."""
 
 
 class Client:
@@ -282,10 +282,11 @@ class Client:
         return True
 
     def publishing(self) -> None:
-        """A publish of this client waits for NATS."""
+        """A command of this client waits for NATS."""
         self._in_flight += 1
 
     def published(self) -> None:
+        """It does no more."""
         self._in_flight -= 1
         self._advance()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from broker.client import connecting, publishing, subscribing
+from broker.client import connecting, publishing, reading, subscribing
 from broker.wire import commands as wire
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ HANDLERS: dict[type, Callable[[Client, int, Any], None]] = {
     wire.Subscribe: subscribing.subscribe,
     wire.Unsubscribe: subscribing.unsubscribe,
     wire.Publish: publishing.publish,
-    wire.Presence: publishing.read,
-    wire.PresenceStats: publishing.read,
-    wire.History: publishing.read,
+    wire.Presence: reading.presence,
+    wire.PresenceStats: reading.presence_stats,
+    wire.History: reading.history,
     wire.Rpc: publishing.rpc,
     wire.Refresh: connecting.refresh,
     wire.SubRefresh: subscribing.sub_refresh,

@@ -1,4 +1,4 @@
-"""The commands that carry data: publish, and what nothing handles yet."""
+"""The commands that carry data: publish, and rpc and send, which nothing handles yet."""
 
 from __future__ import annotations
 
@@ -57,12 +57,6 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
             here.when_flushed(answer)
 
     outcome.add_done_callback(confirmed)
-
-
-def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats | wire.History) -> None:
-    """Presence and history commands: no policy has either yet."""
-    policy = client.node.locate(request.channel, "channel")
-    client.fail(ident, policy if isinstance(policy, CommandError) else CommandError(ErrorCode.NOT_AVAILABLE))
 
 
 def rpc(client: Client, ident: int, request: wire.Rpc) -> None:

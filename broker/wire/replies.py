@@ -63,16 +63,32 @@ class SubRefreshResult(msgspec.Struct, omit_defaults=True):
     ttl: int = 0
 
 
+class PresenceResult(msgspec.Struct):
+    presence: msgspec.Raw
+
+
+class PresenceStatsResult(msgspec.Struct):
+    num_clients: int
+    num_users: int
+
+
 class Empty(msgspec.Struct):
     pass
 
 
 EMPTY = Empty()
-Result = ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | Empty
+Result = (
+    ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | PresenceResult | PresenceStatsResult | Empty
+)
 
 
 def raw(value: bytes | None) -> msgspec.Raw | None:
     return None if value is None else msgspec.Raw(value)
+
+
+def presence_result(members: bytes) -> PresenceResult:
+    """The result with this JSON object of infos, by client."""
+    return PresenceResult(msgspec.Raw(members))
 
 
 def reply(ident: int, method: str, result: Result) -> bytes:
