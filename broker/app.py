@@ -38,7 +38,6 @@ from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
-from broker.operations import Operations
 from broker.relay.options import NatsOptions
 from broker.settings import Settings, make_policies
 from broker.settings.mistakes import Finding
@@ -128,6 +127,7 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             queue_bytes=limits.queue_bytes,
             ping_interval_seconds=ping.interval_seconds,
             pong_timeout_seconds=ping.pong_timeout_seconds,
+            presence_members=limits.presence_members,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -181,7 +181,7 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
     api = Api(
-        Backend(node, Operations(node)),
+        Backend(node, node.operations),
         ApiKeys(_api_keys(settings)),
         body_bytes=settings.limits.http_body_bytes,
         count=_counting(node.metrics.http_requests),

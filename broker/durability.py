@@ -24,6 +24,7 @@ from broker.relay.history import Archive, Since, Unrecoverable
 from broker.relay.inbox import Inbox
 from broker.relay.jetstream import Ack, JetStream, Stored
 from broker.relay.mending import Mender
+from broker.relay.parser import Sink
 from broker.relay.seeking import Gone, Missed, Seeker
 from broker.relay.streams import Stream, Streams
 from broker.relay.subjects import Subjects
@@ -313,9 +314,9 @@ class Durability:
 
     # subscribing
 
-    def follow(self, policy: TopicPolicy, name: str) -> Flow:
+    def follow(self, policy: TopicPolicy, name: str, members: Sink | None) -> Flow:
         """See `DurableRelay.follow`."""
-        return self._relay.follow(policy, name)
+        return self._relay.follow(policy, name, members)
 
     def prepare(self, flow: Flow, wish: Wish, done: Callable[[Missed | Gone | Exception | None], None]) -> None:
         """Get ready what a subscription begins with.

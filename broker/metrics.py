@@ -43,6 +43,12 @@ class Metrics:
         self.subscriptions = Gauge(
             "broker_subscriptions", "Subscriptions of all clients.", registry=registry, multiprocess_mode="livesum"
         )
+        self.members = Gauge(
+            "broker_members",
+            "Subscriptions to topics that keep their members (presence, join_leave).",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.topics = Gauge(
             "broker_topics", "Topics with subscribers here.", registry=registry, multiprocess_mode="livesum"
         )

@@ -25,11 +25,15 @@ from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.durability import Durability, DurableOptions
+from broker.membership import Membership
 from broker.metrics import Metrics
+from broker.operations import Operations
+from broker.presence import PresenceReader
 from broker.publications import make_push, publication_problem
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
 from broker.relay.errors import RelayError, RelayLostError, RelayRefusedError, RelayTooLargeError
+from broker.relay.flow import Flow
 from broker.relay.headers import publication_headers, read_block
 from broker.relay.jetstream import Ack
 from broker.relay.live import LiveRelay
@@ -70,6 +74,7 @@ class NodeOptions:
     queue_bytes: int
     ping_interval_seconds: float
     pong_timeout_seconds: float
+    presence_members: int
 
     @property
     def ping_seconds(self) -> int:
@@ -128,10 +133,14 @@ class Node:
             hub=self.hub,
             metrics=metrics,
             clock=self.clock,
-            push=self._push,
+            push=self._push_stored,
             end=self._end_subscriptions,
         )
         self._ending: deque[tuple[Client, str]] = deque()
+        self.membership = Membership(self.connection, subjects, self.uid, self._tell)
+        self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
+        self.operations = Operations(self)
+        self.presence = PresenceReader(self.operations, options.presence_members)
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False
@@ -148,6 +157,7 @@ class Node:
         """Begin to connect to NATS and to keep time."""
         self.control.start()
         self.durability.start()
+        self.membership.start()
         self.relaying = asyncio.create_task(self.connection.run())
         self._tick_due = self.clock() + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
@@ -156,6 +166,7 @@ class Node:
         """Leave the cluster."""
         self.control.leave()
         await self.connection.settle()
+        await self.membership.stop()
         if self._ticking is not None:
             self._ticking.cancel()
         await self.durability.stop()
@@ -184,6 +195,7 @@ class Node:
         metrics.connections.set(len(self.clients))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)
+        metrics.members.set(self.membership.members.total)
         metrics.relay_connected.set(self.connection.connected)
         metrics.draining.set(self.draining)
 
@@ -192,6 +204,7 @@ class Node:
         if connected:
             self._was_connected = True
             self.control.connected()
+            self.membership.reconcile()
             self.durability.connected()
         else:
             self.durability.disconnected()
@@ -273,7 +286,13 @@ class Node:
 
     def want(self, policy: TopicPolicy, topic: str) -> Confirmation | None:
         """See `LiveRelay.want`. The subscriber is to be in the hub before anything is awaited."""
-        return self._live.want(policy.name, topic)
+        members = partial(self.membership.heard, topic) if policy.join_leave else None
+        return self._live.want(policy.name, topic, members=members)
+
+    def follow(self, policy: TopicPolicy, topic: str) -> Flow:
+        """See `DurableRelay.follow`."""
+        members = partial(self.membership.heard, topic) if policy.join_leave else None
+        return self.durability.follow(policy, topic, members)
 
     def leave(self, topic: str, subscriber: Subscriber) -> None:
         if self.hub.remove(topic, subscriber):
@@ -402,16 +421,23 @@ class Node:
         if problem is not None:
             self.metrics.dropped.labels(topic.policy.name, problem).inc(len(topic.subscribers))
             return
-        self._push_to(topic, make_push(topic.head, data, read_block(block) if block else None, topic=concrete))
+        line = make_push(topic.head, data, read_block(block) if block else None, topic=concrete)
+        self._push(topic, line, self.clock())
 
-    def _push(self, name: str, line: bytes, offset: int) -> None:
-        """A durable topic's push."""
+    def _push_stored(self, name: str, line: bytes, offset: int) -> None:
+        """Send the subscribers of a durable topic a publication."""
         topic = self.hub.topics.get(name)
         if topic is not None:
-            self._push_to(topic, line, offset)
+            self._push(topic, line, self.clock(), offset)
 
-    def _push_to(self, topic: Topic, line: bytes, offset: int = 0) -> None:
-        if self.hub.push(topic, line, self.clock(), offset) and not self._fanning_out:
+    def _tell(self, name: str, line: bytes) -> None:
+        """Send the subscribers of a topic what is no publication, in its place among these."""
+        topic = self.hub.topics.get(name)
+        if topic is not None:
+            self._push(topic, line, None)
+
+    def _push(self, topic: Topic, line: bytes, arrived: float | None, offset: int = 0) -> None:
+        if self.hub.push(topic, line, arrived, offset) and not self._fanning_out:
             self._fanning_out = True
             self._loop.call_soon(self._fan_out)
 

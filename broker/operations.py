@@ -18,6 +18,7 @@ from broker import __version__
 from broker.core.session import Subscription
 from broker.relay.control import Peer
 from broker.relay.errors import RelayUnavailableError
+from broker.relay.members import object_of
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, UnsubscribeCode, close
 from broker.wire.payload import one_line
@@ -25,6 +26,11 @@ from broker.wire.payload import one_line
 if TYPE_CHECKING:
     from broker.client.client import Client
     from broker.node import Node
+
+
+MEMBER_BYTES = 1024
+"""What members take in a listing, on average, at most."""
+NOBODY = msgspec.Raw(b"{}")
 
 
 class Whose(msgspec.Struct):
@@ -68,8 +74,30 @@ class Info(msgspec.Struct):
     pass
 
 
+class Presence(msgspec.Struct):
+    channel: str = ""
+
+
+class PresenceStats(msgspec.Struct):
+    channel: str = ""
+
+
 class ChannelsAnswer(msgspec.Struct):
     counts: dict[str, int]
+
+
+class PresenceAnswer(msgspec.Struct):
+    clients: int
+    size_bytes: int
+    members: msgspec.Raw = NOBODY
+    """What others see of each, by client; of nobody where they are too many."""
+
+
+class PresenceStatsAnswer(msgspec.Struct):
+    clients: int
+    users: int
+    packed_users: bytes
+    """See `Members.packed_users`."""
 
 
 class NodeInfo(msgspec.Struct):
@@ -89,7 +117,7 @@ class Done(msgspec.Struct):
     pass
 
 
-Operation = Subscribe | Unsubscribe | Disconnect | Refresh | Channels | Info
+Operation = Subscribe | Unsubscribe | Disconnect | Refresh | Channels | Info | Presence | PresenceStats
 
 _OPERATIONS: dict[str, type[Operation]] = {
     "subscribe": Subscribe,
@@ -98,6 +126,8 @@ _OPERATIONS: dict[str, type[Operation]] = {
     "refresh": Refresh,
     "channels": Channels,
     "info": Info,
+    "presence": Presence,
+    "presence_stats": PresenceStats,
 }
 _NAMES = {kind: name for name, kind in _OPERATIONS.items()}
 _encode = msgspec.json.encode
@@ -115,6 +145,8 @@ class Operations:
             Refresh: self._refresh,
             Channels: self._channels,
             Info: self._info,
+            Presence: self._presence,
+            PresenceStats: self._presence_stats,
         }
         node.control.handle = self.handle
 
@@ -213,6 +245,18 @@ class Operations:
             num_channels=len(node.hub.topics),
             uptime=int(node.clock() - node.started_at),
         )
+
+    async def _presence(self, operation: Presence) -> PresenceAnswer:
+        members, topic = self._node.membership.members, operation.channel
+        clients, size_bytes = members.clients(topic), members.size_bytes(topic)
+        limit = self._node.options.presence_members
+        if clients > limit or size_bytes > limit * MEMBER_BYTES:
+            return PresenceAnswer(clients, size_bytes)
+        return PresenceAnswer(clients, size_bytes, object_of(members.entries(topic)))
+
+    async def _presence_stats(self, operation: PresenceStats) -> PresenceStatsAnswer:
+        members, topic = self._node.membership.members, operation.channel
+        return PresenceStatsAnswer(members.clients(topic), members.users(topic), members.packed_users(topic))
 
 
 def _join(client: Client, operation: Subscribe, subscription: Subscription) -> asyncio.Future[None]:

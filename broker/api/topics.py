@@ -1,6 +1,8 @@
-"""The API methods that tell what is there: topics and nodes."""
+"""The API methods that tell what is there: topics, their members, and nodes."""
 
 from __future__ import annotations
+
+import asyncio
 
 import msgspec
 
@@ -11,11 +13,38 @@ from broker.relay.errors import RelayError
 from broker.wire.codes import CommandError, ErrorCode
 
 
-async def presence_or_history(call: Call, request: requests.Presence | requests.PresenceStats) -> Outcome:
-    """No policy has it yet."""
-    return check_topic(call, request.channel) or CommandError(
-        ErrorCode.NOT_AVAILABLE, "channel: its policy has no presence"
-    )
+async def presence(call: Call, request: requests.Presence) -> Outcome:
+    refused = _check_presence(call, request.channel)
+    if refused is not None:
+        return refused
+    try:
+        listed = await asyncio.shield(call.backend.node.presence.members(request.channel))
+    except RelayError as error:
+        return unreachable(error)
+    if isinstance(listed, CommandError):
+        return listed
+    return encode({"presence": msgspec.Raw(listed.members), **named(listed.unanswered)})
+
+
+async def presence_stats(call: Call, request: requests.PresenceStats) -> Outcome:
+    refused = _check_presence(call, request.channel)
+    if refused is not None:
+        return refused
+    try:
+        counted = await asyncio.shield(call.backend.node.presence.numbers(request.channel))
+    except RelayError as error:
+        return unreachable(error)
+    return encode({"num_clients": counted.clients, "num_users": counted.users, **named(counted.unanswered)})
+
+
+def _check_presence(call: Call, topic: str) -> CommandError | None:
+    refused = check_topic(call, topic)
+    if refused is not None:
+        return refused
+    policy = call.backend.node.locate(topic)
+    if isinstance(policy, CommandError) or policy.presence:
+        return None
+    return CommandError(ErrorCode.NOT_AVAILABLE, "channel: its policy has no presence")
 
 
 async def history(call: Call, request: requests.History) -> Outcome:

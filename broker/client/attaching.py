@@ -33,6 +33,7 @@ def attach_live(client: Client, topic: str, subscription: Subscription, done: At
     if waiting is None and not client.holding_back:
         node.hub.add(topic, subscription.policy, client.outlet)
         done(None, _nothing)
+        node.membership.entered(client.the_session(), topic, subscription.policy)
         return
     joining = Joining(node.options.queue_bytes)
     joined = node.hub.add(topic, subscription.policy, joining)
@@ -67,7 +68,7 @@ def _settle(
 
 def attach_durable(client: Client, topic: str, subscription: Subscription, wish: Wish, done: Attached) -> None:
     """See `Client.attach`."""
-    flow = client.node.durability.follow(subscription.policy, topic)
+    flow = client.node.follow(subscription.policy, topic)
     client.settling(topic)
 
     def prepared(answer: Missed | Gone | Exception | None) -> None:
@@ -104,6 +105,7 @@ def _admit(
         done(position, partial(client.enter_flushed, flow.name, subscription, joining, joined))
     else:
         done(durability.admit(flow, wish, answer, client.outlet), _nothing)
+        client.node.membership.entered(client.the_session(), flow.name, subscription.policy)
 
 
 def _nothing() -> None:

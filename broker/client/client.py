@@ -33,7 +33,7 @@ from broker.wire.replies import Result
 logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 256
-"""Publishes of one client that wait for NATS; more are not read."""
+"""Publishes and presence commands of one client that wait for NATS; more are not read."""
 
 
 class Client:
@@ -104,9 +104,8 @@ class Client:
         self._line = None
         if self.session is not None:
             self.node.unregister(self)
-            for topic in self.session.subscriptions:
-                self.node.leave(topic, self.outlet)
-            self.session.subscriptions.clear()
+            for topic in tuple(self.session.subscriptions):
+                self.drop(topic)
         self._enter_all()  # which now only lets the stand-ins go
 
     def wake(self, now: float) -> float:
@@ -257,6 +256,7 @@ class Client:
         # before the stand-in goes, so that the topic is never without a subscriber
         self.node.hub.add(topic, subscription.policy, self.outlet)
         self.node.leave(topic, joining)
+        self.node.membership.entered(self.the_session(), topic, subscription.policy)
         if joining.overflowed:
             self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
         for frame, messages in joining.held:
@@ -278,16 +278,20 @@ class Client:
 
     def drop(self, topic: str) -> bool:
         """End a subscription in silence; whether there was one."""
-        if self.the_session().subscriptions.pop(topic, None) is None:
+        session = self.the_session()
+        subscription = session.subscriptions.pop(topic, None)
+        if subscription is None:
             return False
         self.node.leave(topic, self.outlet)
+        self.node.membership.left(session, topic, subscription.policy)
         return True
 
     def publishing(self) -> None:
-        """A publish of this client waits for NATS."""
+        """A command of this client waits for NATS."""
         self._in_flight += 1
 
     def published(self) -> None:
+        """It does no more."""
         self._in_flight -= 1
         self._advance()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from broker.client import connecting, history, publishing, subscribing
+from broker.client import connecting, history, presence, publishing, subscribing
 from broker.wire import commands as wire
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ HANDLERS: dict[type, Callable[[Client, int, Any], None]] = {
     wire.Subscribe: subscribing.subscribe,
     wire.Unsubscribe: subscribing.unsubscribe,
     wire.Publish: publishing.publish,
-    wire.Presence: publishing.read,
-    wire.PresenceStats: publishing.read,
+    wire.Presence: presence.presence,
+    wire.PresenceStats: presence.presence_stats,
     wire.History: history.history,
     wire.Rpc: publishing.rpc,
     wire.Refresh: connecting.refresh,

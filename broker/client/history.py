@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.core.permissions import Action, permits_reading
+from broker.core.permissions import Action
 from broker.core.policy import TopicPolicy
 from broker.wire import commands as wire
 from broker.wire.codes import CommandError, ErrorCode
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def history(client: Client, ident: int, request: wire.History) -> None:
-    session = client.the_session()
     topic = request.channel
     policy = client.node.locate_subscription(topic, "history.channel")
     if isinstance(policy, CommandError):
@@ -24,10 +23,7 @@ def history(client: Client, ident: int, request: wire.History) -> None:
     if not policy.durable:
         client.fail(ident, CommandError(ErrorCode.NOT_AVAILABLE, "history.channel: its policy keeps no history"))
         return
-    subscription = session.subscriptions.get(topic)
-    granted = subscription is not None and Action.HISTORY in subscription.actions
-    granted = granted or session.granted(Action.HISTORY, topic)
-    if not permits_reading(policy.read, user=session.user, subscribed=subscription is not None, granted=granted):
+    if not client.the_session().may_read(Action.HISTORY, topic, policy.read):
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
     client.publishing()

@@ -1,4 +1,4 @@
-"""The commands that carry data: publish, and what nothing handles yet."""
+"""The commands that carry data: publish, and rpc and send, which nothing handles yet."""
 
 from __future__ import annotations
 
@@ -86,12 +86,6 @@ def _when_seen(
         answer()
     else:
         when(here, answer)
-
-
-def read(client: Client, ident: int, request: wire.Presence | wire.PresenceStats) -> None:
-    """Presence commands: no policy has it yet."""
-    policy = client.node.locate(request.channel, "channel")
-    client.fail(ident, policy if isinstance(policy, CommandError) else CommandError(ErrorCode.NOT_AVAILABLE))
 
 
 def rpc(client: Client, ident: int, request: wire.Rpc) -> None:

@@ -28,7 +28,7 @@ class Subscriber(Protocol):
 
     def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
         """The slow path: queue the frame, or do what the overflow policy says. Never raises. It counts what becomes of
-        the messages itself.
+        the messages itself: how many publications the frame holds, which may be none.
         """
 
 
@@ -63,8 +63,8 @@ class Topic:
         self.pending: list[bytes] = []
         """Encoded messages that wait for the next fan-out."""
         self.pending_bytes = 0
-        self.arrivals: list[float] = []
-        """When each of them came (seconds)."""
+        self.arrivals: list[float | None] = []
+        """When each of them came (seconds); None for what is no publication."""
         self.offsets: list[int] = []
         """Their places in the topic's history; 0 where it has none."""
         self.begun = 0
@@ -110,7 +110,7 @@ class Hub:
         make_frame: frames a payload for the transport.
         slice_writes: how many subscribers one `run` serves at most.
         on_delivered: told of each finished fan-out: its topic, how many subscribers it reached, and when each of its
-            messages had come in.
+            publications had come in.
     """
 
     __slots__ = (
@@ -175,8 +175,16 @@ class Hub:
         self.wildcards.pop(name, None)
         return True
 
-    def push(self, topic: Topic, message: bytes, arrived: float, offset: int = 0) -> bool:
-        """Accept an encoded message for a topic, with its place in the topic's history (0 where it has none).
+    def push(self, topic: Topic, message: bytes, arrived: float | None, offset: int = 0) -> bool:
+        """Accept an encoded message for a topic.
+
+
+        Args:
+            topic: whose subscribers get it.
+            message: a line of theirs.
+            arrived: when it came (seconds); None for what is no publication. That keeps its place among them, and is
+                bounded as they are, but nobody counts it.
+            offset: its place in the topic's history; 0 where it has none.
 
         Returns:
             Whether `run` has to be called soon, because nothing was waiting before.
@@ -184,7 +192,8 @@ class Hub:
         topic.pending.append(message)
         topic.pending_bytes += len(message) + 1
         topic.arrivals.append(arrived)
-        topic.offsets.append(offset)
+        # what has no place stands where the one before it does
+        topic.offsets.append(offset or (topic.offsets[-1] if topic.offsets else topic.begun))
         if topic.queued:
             return False
         topic.queued = True
@@ -239,7 +248,7 @@ class Hub:
             topic.begun = topic.offsets[-1]
             topic.pending, topic.pending_bytes, topic.arrivals, topic.offsets, topic.waiting = [], 0, [], [], []
             frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
-            return _FanOut(frame, arrivals, waiting)
+            return _FanOut(frame, _of_publications(arrivals), waiting)
         size = count = 0
         for message in pending:
             size += len(message) + 1
@@ -251,7 +260,7 @@ class Hub:
         topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
         waiting = [callback for messages, callback in topic.waiting if messages <= count]
         topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
-        return _FanOut(self._make_frame(b"\n".join(pending[:count])), arrivals[:count], waiting)
+        return _FanOut(self._make_frame(b"\n".join(pending[:count])), _of_publications(arrivals[:count]), waiting)
 
     def _finish(self, topic: Topic, fan_out: _FanOut) -> None:
         self._on_delivered(topic, fan_out.delivered, fan_out.arrivals)
@@ -278,3 +287,7 @@ class Hub:
         for subscriber in slow:
             subscriber.deliver(topic, frame, messages)
         fan_out.delivered += reached
+
+
+def _of_publications(arrivals: list[float | None]) -> list[float]:
+    return [arrived for arrived in arrivals if arrived is not None]

@@ -54,6 +54,11 @@ class TopicPolicy:
     """For how long a repeated publication is recognised by its key."""
     recovery: Recovery = Recovery.STREAM
 
+    @property
+    def keeps_members(self) -> bool:
+        """Whether it matters who is subscribed."""
+        return self.presence or self.join_leave
+
 
 class PolicyTable:
     """Finds the policy of a topic, the first one whose patterns match, and that of a wildcard."""

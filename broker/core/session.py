@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from broker.core.message import ClientInfo
-from broker.core.permissions import Access, Action, Capability, permits
+from broker.core.permissions import Access, Action, Capability, Readers, permits, permits_reading
 from broker.core.policy import TopicPolicy
 
 
@@ -68,10 +68,27 @@ class Session:
             access: the rule of the topic's policy for it.
             granted: a subscription token allows it already.
         """
-        return permits(access, user=self.user, granted=granted or self.granted(action, topic))
+        return permits(access, user=self.user, granted=granted or self._granted(action, topic))
 
-    def granted(self, action: Action, topic: str) -> bool:
-        """Whether the connection's token allows an action with a topic."""
+    def may_read(self, action: Action, topic: str, readers: Readers) -> bool:
+        """Whether a policy's rule lets this client read a topic's presence or history.
+
+        Args:
+            action: which of the two.
+            topic: of which topic.
+            readers: the rule of the topic's policy for both.
+        """
+        subscription = self.subscriptions.get(topic)
+        granted = subscription is not None and action in subscription.actions
+        return permits_reading(
+            readers,
+            user=self.user,
+            subscribed=subscription is not None,
+            granted=granted or self._granted(action, topic),
+        )
+
+    def _granted(self, action: Action, topic: str) -> bool:
+        """Whether the connection's token allows it."""
         return any(capability.allows(action, topic) for capability in self.capabilities)
 
     def client_info(self, topic: str) -> ClientInfo:

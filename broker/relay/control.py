@@ -111,8 +111,14 @@ class ControlBus:
         self._me = me
         self.handle: Handler | None = None
         """Does what another node asks; to be set before `start`."""
+        self.on_gone: Callable[[Peer], None] = _ignore
+        """Told of a node that has ended, or is taken for dead."""
+        self.on_back: Callable[[Peer], None] = _ignore
+        """Told of one that was taken for dead and is not: for a while, neither side has heard the other."""
         self._clock = clock
         self._peers: dict[str, tuple[Peer, float]] = {}
+        self._buried: set[str] = set()
+        """Those taken for dead, as long as this node lives: nothing tells that one is not going to come back."""
         self._questions: dict[int, _Question] = {}
         self._ids = itertools.count(1)
         self._next_hello = 0.0
@@ -154,7 +160,9 @@ class ControlBus:
         for uid, (peer, heard) in tuple(self._peers.items()):
             if now - heard > GONE_SECONDS:
                 del self._peers[uid]
+                self._buried.add(uid)
                 logger.warning("node %s (%s) is gone", peer.name, uid)
+                self.on_gone(peer)
 
     def leave(self) -> None:
         """Tell the others that this node ends."""
@@ -168,16 +176,22 @@ class ControlBus:
         hello = _decode_hello(payload)
         if hello.uid == self._me.uid:
             return
+        peer = Peer(hello.uid, hello.name)
         if hello.bye:
-            self._peers.pop(hello.uid, None)
+            self._peers.pop(peer.uid, None)
             for question in self._questions.values():
-                self._settle(question, hello.uid)
+                self._settle(question, peer.uid)
+            self.on_gone(peer)
             return
-        if hello.uid not in self._peers:
-            logger.info("node %s (%s) is there", hello.name, hello.uid)
-        self._peers[hello.uid] = (Peer(hello.uid, hello.name), self._clock())
+        is_new = peer.uid not in self._peers
+        self._peers[peer.uid] = (peer, self._clock())
         if hello.ask:
             self._say_hello()
+        if is_new:
+            logger.info("node %s (%s) is there", peer.name, peer.uid)
+            if peer.uid in self._buried:
+                self._buried.remove(peer.uid)
+                self.on_back(peer)
 
     async def ask(self, operation: str, arguments: bytes) -> Gathered:
         """Ask all other nodes to do something, and wait for their answers, at most ANSWER_SECONDS.
@@ -244,3 +258,7 @@ class ControlBus:
         question.missing.pop(uid, None)
         if not question.missing:
             question.done.set()
+
+
+def _ignore(_: Peer) -> None:
+    """Nobody wants to know."""

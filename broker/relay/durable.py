@@ -23,6 +23,7 @@ from broker.relay.flow import NEWEST_TOPICS, Flow, Ready
 from broker.relay.headers import read_block
 from broker.relay.jetstream import JetStream, Stored
 from broker.relay.live import LINGER_SECONDS
+from broker.relay.parser import Sink
 from broker.relay.stored import UNKEPT, read_live, removed_up_to
 from broker.relay.streams import Streams
 from broker.relay.subjects import Subjects
@@ -111,8 +112,14 @@ class DurableRelay:
 
     # interest
 
-    def follow(self, policy: TopicPolicy, name: str) -> Flow:
-        """The flow of a topic or wildcard; begun if there is none. It goes on for as long as it is followed."""
+    def follow(self, policy: TopicPolicy, name: str, members: Sink | None = None) -> Flow:
+        """The flow of a topic or wildcard; begun if there is none. It goes on for as long as it is followed.
+
+        Args:
+            policy: the topic's.
+            name: its name, or the wildcard.
+            members: takes what nodes tell each other about its members; not wanted without.
+        """
         flow = self.flows.get(name)
         if flow is None:
             flow = self.flows[name] = Flow(
@@ -125,6 +132,9 @@ class DurableRelay:
                 limits=self._ring_limits,
             )
             # before anything is awaited: what is published from now on is seen
+            if members is not None:
+                self._connection.subscribe(self._subjects.members(name), members)
+            # of one turn, so that both are confirmed together
             interest = self._connection.subscribe(self._subjects.live(policy.name, name), partial(self._arrived, flow))
             self.run(self._start(flow, interest))
         return flow
@@ -170,6 +180,8 @@ class DurableRelay:
             del self.flows[flow.name]
             self._leaving.pop(flow.name, None)
             self._connection.unsubscribe(self._subjects.live(flow.policy.name, flow.name))
+            if flow.policy.join_leave:
+                self._connection.unsubscribe(self._subjects.members(flow.name))
         flow.started = False
         self.budget.gone(flow.ring)
 

@@ -1,8 +1,9 @@
 """Live topics: at most once, through core NATS.
 
 A node holds one NATS subscription for each topic with subscribers here, however many they are, and one for each
-wildcard, which stands in the subject as a topic does and is called one here. The first subscriber makes it, the last
-one's leaving ends it some seconds later, so that a reloaded page does not churn interest.
+wildcard, which stands in the subject as a topic does and is called one here; and where the policy tells who comes and
+goes a second one for that. The first subscriber makes them, the last one's leaving ends them some seconds later, so
+that a reloaded page does not churn interest.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from broker.relay.connection import Confirmation, NatsConnection
+from broker.relay.parser import Sink
 from broker.relay.subjects import Subjects
 
 LINGER_SECONDS = 5.0
 
 
 class _Interest:
-    __slots__ = ("confirmed", "subject")
+    __slots__ = ("confirmed", "subjects")
 
-    def __init__(self, subject: str, confirmed: Confirmation) -> None:
-        self.subject = subject
+    def __init__(self, subjects: tuple[str, ...], confirmed: Confirmation) -> None:
+        self.subjects = subjects
         self.confirmed = confirmed
 
 
@@ -52,8 +54,13 @@ class LiveRelay:
         """Hand a message to NATS; see `NatsConnection.publish`."""
         return self._connection.publish(self._subjects.live(policy, topic), data, headers)
 
-    def want(self, policy: str, topic: str) -> Confirmation | None:
+    def want(self, policy: str, topic: str, *, members: Sink | None = None) -> Confirmation | None:
         """A subscriber wants a topic's messages from now on.
+
+        Args:
+            policy: the topic's.
+            topic: its name.
+            members: takes what nodes tell each other about its members; not wanted without.
 
         Returns:
             None when NATS has the interest already; else done when it has, so that nothing published after that is
@@ -62,10 +69,13 @@ class LiveRelay:
         self._leaving.pop(topic, None)
         interest = self._interests.get(topic)
         if interest is None:
-            subject = self._subjects.live(policy, topic)
-            confirmed = self._connection.subscribe(subject, partial(self._deliver, topic))
+            sinks: dict[str, Sink] = {self._subjects.live(policy, topic): partial(self._deliver, topic)}
+            if members is not None:
+                sinks[self._subjects.members(topic)] = members
+            for subject, sink in sinks.items():
+                confirmed = self._connection.subscribe(subject, sink)  # of one turn, so that they share it
             confirmed.add_done_callback(partial(self._confirmed, topic))
-            interest = self._interests[topic] = _Interest(subject, confirmed)
+            interest = self._interests[topic] = _Interest(tuple(sinks), confirmed)
         if not _succeeded(interest.confirmed):
             return interest.confirmed
         # made in an earlier life perhaps: then this one's server has it when it has all subscriptions
@@ -75,9 +85,8 @@ class LiveRelay:
         interest = self._interests.get(topic)
         if interest is not None and interest.confirmed is confirmed and not _succeeded(confirmed):
             # whoever waited is told and may ask again; then it is made anew
-            del self._interests[topic]
             self._leaving.pop(topic, None)
-            self._connection.unsubscribe(interest.subject)
+            self._end(topic)
 
     def release(self, topic: str) -> None:
         """Nobody here wants a topic any more."""
@@ -92,7 +101,11 @@ class LiveRelay:
             if when > now:
                 return
             del self._leaving[topic]
-            self._connection.unsubscribe(self._interests.pop(topic).subject)
+            self._end(topic)
+
+    def _end(self, topic: str) -> None:
+        for subject in self._interests.pop(topic).subjects:
+            self._connection.unsubscribe(subject)
 
 
 def _succeeded(future: Confirmation) -> bool:

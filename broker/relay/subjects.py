@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from broker.core.topic import topic_problem
 
+_LITERAL = str.maketrans({"%": "%25", "*": "%2A", ">": "%3E"})
+
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
@@ -48,6 +50,16 @@ class Subjects:
     def replies(self, uid: str) -> str:
         """What NATS answers a node with arrives below this."""
         return f"{self.prefix}.ctl.reply.{uid}"
+
+    def members(self, topic: str) -> str:
+        """Where nodes tell each other who comes to a topic and who goes. A wildcard subscription is a topic of its own
+        here: what it matches is none of its business.
+        """
+        return f"{self.prefix}.ctl.member.{topic.translate(_LITERAL)}"
+
+    def listings(self, uid: str) -> str:
+        """Where a node that has asked for a topic's members is sent those of others."""
+        return f"{self.prefix}.ctl.listing.{uid}"
 
     def answers(self, uid: str) -> str:
         """Where a node is answered."""

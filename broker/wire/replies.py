@@ -72,16 +72,39 @@ class HistoryResult(msgspec.Struct):
     offset: int
 
 
+class PresenceResult(msgspec.Struct):
+    presence: msgspec.Raw
+
+
+class PresenceStatsResult(msgspec.Struct):
+    num_clients: int
+    num_users: int
+
+
 class Empty(msgspec.Struct):
     pass
 
 
 EMPTY = Empty()
-Result = ConnectResult | SubscribeResult | RefreshResult | SubRefreshResult | HistoryResult | Empty
+Result = (
+    ConnectResult
+    | SubscribeResult
+    | RefreshResult
+    | SubRefreshResult
+    | HistoryResult
+    | PresenceResult
+    | PresenceStatsResult
+    | Empty
+)
 
 
 def raw(value: bytes | None) -> msgspec.Raw | None:
     return None if value is None else msgspec.Raw(value)
+
+
+def presence_result(members: bytes) -> PresenceResult:
+    """The result with this JSON object of infos, by client."""
+    return PresenceResult(msgspec.Raw(members))
 
 
 def reply(ident: int, method: str, result: Result) -> bytes:
@@ -95,6 +118,10 @@ def error_reply(ident: int, error: CommandError) -> bytes:
 
 def client_info(info: ClientInfo) -> Info:
     return Info(info.user, info.client, raw(info.conn_info), raw(info.chan_info))
+
+
+def info_json(info: ClientInfo) -> bytes:
+    return _encode(client_info(info))
 
 
 def _push(topic: str, kind: bytes, body: bytes) -> bytes:
@@ -146,6 +173,16 @@ def subscribe_push(topic: str, result: SubscribeResult) -> bytes:
 
 def unsubscribe_push(topic: str, code: int, reason: str) -> bytes:
     return _push(topic, b"unsubscribe", b'{"code":%d,"reason":%b}' % (code, _encode(reason)))
+
+
+def join_push(topic: str, info: bytes) -> bytes:
+    """Somebody has become a member of a topic; see `info_json`."""
+    return _push(topic, b"join", b'{"info":%b}' % info)
+
+
+def leave_push(topic: str, info: bytes) -> bytes:
+    """Somebody is no member of a topic any more."""
+    return _push(topic, b"leave", b'{"info":%b}' % info)
 
 
 def refresh_push(*, expires: bool, ttl: int) -> bytes:

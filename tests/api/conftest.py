@@ -26,6 +26,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, nats: NatsServer) -> Iterator
     site = Site(tmp_path_factory.mktemp("api"))
     topics = [
         {"name": "small", "match": ["small"], "subscribe": "anyone", "publish": "anyone", "message_bytes": 10},
+        {"name": "seen", "match": ["room:seen.*"], "subscribe": "anyone", "presence": True, "read": "nobody"},
         {"name": "some", "match": ["news.>", "room:*"], "subscribe": "anyone", "publish": "anyone"},
     ]
     settings = {"topics": topics, "api": {"keys": KEYS}, "limits": {"http_body_bytes": 100_000, "handshake_seconds": 1}}

@@ -261,6 +261,34 @@ async def test_what_no_policy_has_is_not_available(node: BrokerNode, method: str
     assert (await error(node, method, {}))[0] == 107
 
 
+async def test_presence_tells_who_is_there_and_presence_stats_how_many(node: BrokerNode) -> None:
+    topic = "room:seen.a"
+    assert await result(node, "presence", channel=topic) == {"presence": {}}
+    assert await result(node, "presence_stats", channel=topic) == {"num_clients": 0, "num_users": 0}
+    async with (
+        connected(node.websocket_url, token("ann", info={"n": 1.50}), topics=(topic,)) as ann,
+        connected(node.websocket_url, token("ann"), topics=(topic,)),
+    ):
+        client = ann.lines[0]["connect"]["client"]
+        members = (await result(node, "presence", channel=topic))["presence"]
+        assert (len(members), members[client]) == (2, {"user": "ann", "client": client, "conn_info": {"n": 1.5}})
+        assert await result(node, "presence_stats", channel=topic) == {"num_clients": 2, "num_users": 1}
+
+
+@pytest.mark.parametrize("method", ["presence", "presence_stats"])
+async def test_presence_is_for_keys_that_may_touch_the_topic(node: BrokerNode, method: str) -> None:
+    request = {"channel": "room:seen.a"}
+    allowed = await node.api(method, request, key=ROOMS)
+    assert "result" in allowed.json()
+    assert (await node.api(method, request, key=NEWS)).status == 403  # the method is not among this key's
+    other = await node.api(method, {"channel": "news.a"}, key=ROOMS)
+    assert other.json()["error"]["code"] == 103
+    assert await error(node, method, {"channel": "news.a"}) == (
+        108,
+        "not available: channel: its policy has no presence",
+    )
+
+
 @pytest.mark.parametrize("method", ["subscribe", "unsubscribe", "disconnect", "refresh"])
 async def test_acting_on_somebody_absent_succeeds(node: BrokerNode, method: str) -> None:
     assert await result(node, method, user="nobody", channel="news.a", client="x") == {}

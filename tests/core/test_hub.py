@@ -101,6 +101,20 @@ def test_finished_fan_outs_are_told_with_the_messages_arrivals() -> None:
     assert running.finished == [("t", 2, [1.5, 2.5])]
 
 
+def test_what_is_no_publication_keeps_its_place_and_is_not_counted() -> None:
+    running, fast, slow = Running(), Reader(), Reader(ready=False)
+    topic = running.add("t", fast, slow)
+    running.hub.push(topic, b"1", 1.5)
+    running.hub.push(topic, b"notice", None)
+    running.hub.push(topic, b"2", 2.5)
+    running.hub.run()
+    running.hub.push(topic, b"another", None)
+    running.hub.run()
+    assert fast.written == [b"[1\nnotice\n2]", b"[another]"]
+    assert slow.delivered == [("t", b"[1\nnotice\n2]", 2), ("t", b"[another]", 0)]
+    assert running.finished == [("t", 1, [1.5, 2.5]), ("t", 1, [])]
+
+
 @pytest.mark.parametrize("slice_writes", [4, 100])
 @pytest.mark.parametrize("error", [OSError("gone"), ConnectionResetError(), RuntimeError("closed")])
 def test_a_subscriber_whose_socket_is_gone_neither_disturbs_nor_counts(error: Exception, slice_writes: int) -> None:

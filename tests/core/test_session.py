@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.message import ClientInfo
-from broker.core.permissions import Access, Action, make_capability
+from broker.core.permissions import Access, Action, Readers, make_capability
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
 from broker.core.topic import parse_pattern
@@ -134,3 +135,30 @@ def test_every_subscription_ends_once_and_in_time(steps: list[tuple[str, str, fl
             for name in ended:
                 del session.subscriptions[name], model[name]
         assert session.next_end <= min(model.values(), default=inf)
+
+
+@pytest.mark.parametrize("readers", Readers)
+@pytest.mark.parametrize("how", ["by nothing", "by subscribing", "by a subscription token", "by a connection token"])
+def test_who_may_read_is_a_matter_of_the_policy_and_of_both_tokens(readers: Readers, how: str) -> None:
+    capabilities = (make_capability(["t"], ["prs"], "ann"),) if how == "by a connection token" else ()
+    session = Session("c", "ann", capabilities=capabilities)
+    if how in {"by subscribing", "by a subscription token"}:
+        actions = frozenset({Action.PRESENCE}) if how == "by a subscription token" else frozenset[Action]()
+        session.add("t", Subscription(POLICY, actions=actions))
+    allowed = {
+        Readers.SUBSCRIBERS: how != "by nothing",
+        Readers.NOBODY: False,
+        Readers.GRANTED: "token" in how,
+        Readers.AUTHENTICATED: True,
+        Readers.ANYONE: True,
+    }
+    assert session.may_read(Action.PRESENCE, "t", readers) is allowed[readers]
+    for_anybody = readers in {Readers.AUTHENTICATED, Readers.ANYONE}
+    assert session.may_read(Action.PRESENCE, "another", readers) is for_anybody
+
+
+def test_a_token_that_lets_read_one_thing_does_not_let_read_the_other() -> None:
+    session = Session("c", "ann", capabilities=(make_capability(["t"], ["prs"], "ann"),))
+    session.add("s", Subscription(POLICY, actions=frozenset({Action.HISTORY})))
+    reads = {(action, topic) for action in Action for topic in "st" if session.may_read(action, topic, Readers.GRANTED)}
+    assert reads == {(Action.PRESENCE, "t"), (Action.HISTORY, "s")}

@@ -28,6 +28,9 @@ class Member(ControlBus):
         self.hold.set()
         super().__init__(connection, Subjects(prefix), Peer(f"uid-{name}", name), self.clock)
         self.handle = self._do
+        self.told: list[tuple[str, str]] = []
+        self.on_gone = lambda peer: self.told.append(("gone", peer.name))
+        self.on_back = lambda peer: self.told.append(("back", peer.name))
         self.start()
         self.connected()
 
@@ -132,6 +135,24 @@ async def test_who_is_silent_for_too_long_is_gone(server: NatsServer, caplog: py
         a.tick()
         assert a.names == {"b"}
         assert "node c (uid-c) is gone" in [record.message for record in caplog.records]
+
+
+async def test_who_ends_is_told_to_be_gone_and_who_only_begins_is_not_told_to_be_back(server: NatsServer) -> None:
+    async with members(server, "abc") as (a, b, c):
+        c.leave()
+        await eventually(lambda: a.told == b.told == [("gone", "c")])
+
+
+async def test_who_was_taken_for_dead_and_is_heard_again_is_back_once(server: NatsServer) -> None:
+    async with members(server, "ab") as (a, b):
+        for expected in ([("gone", "b"), ("back", "b")], 2 * [("gone", "b"), ("back", "b")]):
+            a.clock.now += GONE_SECONDS + 0.1
+            a.tick()
+            for _ in range(2):
+                b.clock.now += HELLO_SECONDS
+                b.tick()
+            await eventually(lambda expected=expected: a.told == expected)  # type: ignore[misc]
+        assert a._buried == set()
 
 
 async def test_a_node_is_heard_at_every_heartbeat(server: NatsServer) -> None:

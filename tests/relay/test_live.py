@@ -8,7 +8,7 @@ from broker.relay.live import LINGER_SECONDS, LiveRelay
 from broker.relay.subjects import Subjects
 from tests.harness.nats import NatsServer
 from tests.harness.web import request
-from tests.relay.relaying import Clock, Connection, running
+from tests.relay.relaying import Clock, Connection, Inbox, running
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +100,27 @@ async def test_an_interest_lingers_when_the_last_subscriber_has_left(watched: Na
         await live.announce("t", b"2")
         assert live.delivered == [("t", b"1")]
         assert "live.p.live.t" not in await interests(watched)
+
+
+async def test_what_nodes_say_of_members_comes_only_where_it_is_wanted_and_as_long_as_the_topic(
+    watched: NatsServer,
+) -> None:
+    async with running(watched.url) as connection:
+        live, inbox, subjects = Live(connection), Inbox(), Subjects("live")
+        waiting = live.want("p", "a", members=inbox)
+        assert waiting is not None
+        await confirmed(waiting)
+        await live.subscribe("b")
+        assert live.want("p", "a", members=inbox) is None
+        for topic in "ab":
+            await confirmed(connection.publish(subjects.members(topic), topic.encode()))
+            await live.announce(topic, topic.encode())
+        assert (inbox.payloads, live.delivered) == ([b"a"], [("a", b"a"), ("b", b"b")])
+        live.release("a")
+        live.clock.now += LINGER_SECONDS
+        live.sweep()
+        await live.announce("a", b"")
+        assert not {subjects.members("a"), subjects.live("p", "a")} & await interests(watched)
 
 
 async def test_a_topic_that_is_wanted_again_in_time_is_kept(watched: NatsServer) -> None:
@@ -197,7 +218,7 @@ async def test_a_topic_left_before_its_interest_failed_leaves_nothing_behind(
     async with running(own_server.url) as connection:
         live = Live(connection)
         own_server.pause()
-        waiting = live.want("p", "t")
+        waiting = live.want("p", "t", members=Inbox())
         assert waiting is not None
         live.release("t")
         own_server.kill()
