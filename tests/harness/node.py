@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.harness.accounting import Receipt
 from tests.harness.process import Process
 from tests.harness.tokens import API_KEY, SECRET, SECRETS
 from tests.harness.waiting import at_last
@@ -121,6 +122,13 @@ class BrokerNode(Process):
         """Publish over HTTP; it must succeed."""
         answer = await self.api("publish", {"channel": topic, "data": data})
         assert (answer.status, answer.body) == (200, b'{"result":{}}')
+
+    async def store(self, topic: str, data: Any, **more: Any) -> Receipt:
+        """Publish over HTTP to a durable topic; it must succeed. `more` goes into the request's body."""
+        answer = await self.api("publish", {"channel": topic, "data": data, **more})
+        result = answer.json().get("result", {})
+        assert (answer.status, sorted(result)) == (200, ["epoch", "offset"]), answer
+        return Receipt(result["offset"], result["epoch"])
 
     async def metric(self, name: str) -> float:
         """A metric's value, summed over its labels. `name` may end with some: `broker_closes_total{code="3001"`."""
