@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ class ClusterServer(NatsServer):
             AssertionError: that all is not well.
             OSError: it does not answer.
         """
-        answer = fetch("GET", f"http://127.0.0.1:{self.monitor_port}/{path}", seconds=MONITOR_SECONDS)
+        try:
+            answer = fetch("GET", f"http://127.0.0.1:{self.monitor_port}/{path}", seconds=MONITOR_SECONDS)
+        except HTTPException as error:
+            raise ConnectionError(f"{self.name}: {error!r}") from error  # it died while it answered
         assert answer.status == 200, f"{self.name}: {answer.body!r}"
         return json.loads(answer.body)
 
@@ -145,7 +149,7 @@ class NatsCluster:
     def _is_ready(self) -> bool:
         for server in self.servers:
             assert server.running, server.log()
-        groups = {server.name: server.monitor("jsz")["meta_cluster"] for server in self.servers}
+        groups = {server.name: server.monitor("jsz").get("meta_cluster", {}) for server in self.servers}
         for server in self.servers:
             server.monitor("healthz")
         leaders = {group.get("leader") for group in groups.values()}
@@ -224,8 +228,9 @@ class NatsCluster:
 
         async def found() -> ClusterServer | None:
             for server in self.available():
-                if await asyncio.to_thread(server.has_client, client):
-                    return server
+                with suppress(OSError):  # one that is not up yet has nobody
+                    if await asyncio.to_thread(server.has_client, client):
+                        return server
             return None
 
         server: ClusterServer = await eventually(found, seconds)

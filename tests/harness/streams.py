@@ -6,7 +6,7 @@ Source: https://docs.nats.io/reference/reference-protocols/nats_api_reference
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +63,52 @@ class StreamError(AssertionError):
 
 
 class Streams:
-    """A connection to NATS for the administration of streams. Use `streams_at`."""
+    """A connection to NATS for the administration of streams. Use `streams_at`.
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    Args:
+        urls: of servers; the first that answers is used, and when it is lost, the next call finds another.
+    """
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = urls
+        self._client: Client | None = None
+
+    async def client(self) -> Client:
+        """A client that is connected.
+
+        Raises:
+            StreamError: no server answers.
+        """
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        await self.close()
+        problem: Exception | None = None
+        for url in self._urls:
+            # not nats-py's own reconnect, which forgets to close the connection that was lost
+            client = self._client = Client()
+            try:
+                await client.connect(
+                    [url],
+                    error_cb=_told,
+                    allow_reconnect=False,
+                    # of the first connection, too: by default it tries one that refuses for two minutes
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=2,
+                    ping_interval=1,
+                    max_outstanding_pings=2,
+                )
+            except (OSError, TimeoutError, nats.errors.Error) as error:
+                problem = error
+                await self.close()
+            else:
+                return client
+        raise StreamError(f"no server answers: {problem!r}") from problem
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
     async def call(self, operation: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call `$JS.API.<operation>`, which must succeed.
@@ -75,7 +117,8 @@ class Streams:
             StreamError: it did not, or nobody answered.
         """
         try:
-            message = await self.client.request(f"$JS.API.{operation}", json.dumps(request or {}).encode(), SECONDS)
+            client = await self.client()
+            message = await client.request(f"$JS.API.{operation}", json.dumps(request or {}).encode(), SECONDS)
         except nats.errors.Error as error:
             raise StreamError(f"{operation}: {error!r}") from error
         answer: dict[str, Any] = json.loads(message.data)
@@ -103,7 +146,8 @@ class Streams:
     async def store(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Stored:
         """Publish to a stream, as a back end with a NATS connection does; it must be stored."""
         try:
-            message = await self.client.request(subject, payload, SECONDS, headers=dict(headers or {}))
+            client = await self.client()
+            message = await client.request(subject, payload, SECONDS, headers=dict(headers or {}))
         except nats.errors.Error as error:
             raise StreamError(f"{subject}: {error!r}") from error
         receipt = json.loads(message.data)
@@ -113,8 +157,9 @@ class Streams:
 
     async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish to core NATS, and wait until the server has it."""
-        await self.client.publish(subject, payload, headers=dict(headers or {}))
-        await self.client.flush()
+        client = await self.client()
+        await client.publish(subject, payload, headers=dict(headers or {}))
+        await client.flush()
 
     async def store_unseen(self, name: str, subject: str, payload: bytes) -> Stored:
         """Store a message that never comes by the live subject, as if it had been lost there.
@@ -136,16 +181,8 @@ async def _told(error: Exception) -> None:
 @asynccontextmanager
 async def streams_at(url: str) -> AsyncIterator[Streams]:
     """A connection of the test's own to the servers with this URL (several with commas between them)."""
-    client = await nats.connect(
-        url.split(","),
-        error_cb=_told,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.1,
-        connect_timeout=2,
-        ping_interval=1,
-        max_outstanding_pings=2,
-    )
+    streams = Streams(url.split(","))
     try:
-        yield Streams(client)
+        yield streams
     finally:
-        await client.close()
+        await streams.close()

@@ -71,12 +71,27 @@ async def test_without_a_majority_nothing_is_stored_until_the_cluster_is_healed(
         async with streams_at(leader.url) as alone:
             with pytest.raises(StreamError):
                 await alone.store(subject, b"in doubt", {"Nats-Msg-Id": "in doubt"})
+            with pytest.raises(StreamError, match="in process"):
+                await alone.store(subject, b"in doubt", {"Nats-Msg-Id": "in doubt"})
         await cluster.healed()
         await cluster.current(stream)
         await store(streams, subject, "in doubt")
 
         # the one that was in doubt was kept, or it was not: there is one of it
         assert (await streams.info(stream))["state"]["messages"] == 1
+
+
+async def test_what_was_stored_outlives_all_servers(cluster: NatsCluster, site: Site) -> None:
+    async with cluster.streams() as streams:
+        stream, subject = await a_stream(streams, site)
+        for number in range(100):
+            await streams.store(subject, b"%d" % number)
+    for server in cluster.servers:
+        server.kill()
+    await cluster.healed()
+    await cluster.current(stream)
+    async with cluster.streams() as streams:
+        assert (await streams.info(stream))["state"]["messages"] == 100
 
 
 async def test_it_knows_which_server_a_client_uses(cluster: NatsCluster, site: Site) -> None:
@@ -92,8 +107,9 @@ async def test_a_message_can_be_stored_unseen(cluster: NatsCluster, site: Site) 
     seen: list[bytes] = []
     async with cluster.streams() as streams:
         stream, subject = await a_stream(streams, site)
-        live = await streams.client.subscribe(f"{site.prefix}.chat.live.>")
-        await streams.client.flush()
+        client = await streams.client()
+        live = await client.subscribe(f"{site.prefix}.chat.live.>")
+        await client.flush()
         await streams.store(subject, b"1")
         hidden = await streams.store_unseen(stream, subject, b"2")
         await streams.store(subject, b"3")
