@@ -80,6 +80,8 @@ class SubscriberLog:
     gaps: list[Gap] = field(default_factory=list)
     recoveries: list[bool] = field(default_factory=list)
     """Whether it `recovered`, for each time that it came back and asked for it."""
+    failure: BaseException | None = None
+    """What its subscriber has ended with."""
     _told: str = ""
     """Why it was told that it may miss something; what it misses is clear when it is subscribed again."""
 
@@ -216,10 +218,21 @@ class Accounting:
             missed = [*self._excused(log)]
             assert not missed, f"{log.name} was told that it misses {missed[:SHOWN]}: {[*log.declared()]}"
 
+    def raise_failures(self) -> None:
+        """End a test at once whose subscribers can't go on.
+
+        Raises:
+            RuntimeError: no assertion, so that nobody waits any longer.
+        """
+        for log in self.logs:
+            if log.failure is not None:
+                raise RuntimeError(f"{log.name} has failed: {log.failure!r}") from log.failure
+
     async def settled(self, seconds: float = 40.0) -> None:
         """Wait until all that was acknowledged has arrived or is excused; then check."""
 
         def nothing_is_missing() -> bool:
+            self.raise_failures()
             waiting = [log.name for log in self.logs if log.waits or not log.started]
             assert not waiting, f"not subscribed: {waiting}"
             return not any(finding for log in self.logs for finding in self._losses(log))

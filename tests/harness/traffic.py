@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 from tests.harness.accounting import Accounting
 from tests.harness.node import BrokerNode
 from tests.harness.publisher import Publisher
-from tests.harness.subscriber import Subscriber, subscriber
+from tests.harness.subscriber import subscriber
 from tests.harness.waiting import eventually
+
+T = TypeVar("T")
 
 TOPIC = "chat.room"
 FAULT_SECONDS = 60.0
@@ -49,10 +52,14 @@ def durable_settings(*, replicas: int = 1, limits: Mapping[str, Any] | None = No
 class Traffic:
     """What runs while a test does its worst. Use `traffic`."""
 
-    def __init__(self, accounting: Accounting, publisher: Publisher, subscribers: Sequence[Subscriber]) -> None:
+    def __init__(self, accounting: Accounting, publisher: Publisher, stack: AsyncExitStack) -> None:
         self.accounting = accounting
         self.publisher = publisher
-        self.subscribers = list(subscribers)
+        self._stack = stack
+
+    async def joined_by(self, another: AbstractAsyncContextManager[T]) -> T:
+        """Enter a subscriber who stays until the books are checked."""
+        return await self._stack.enter_async_context(another)
 
     async def goes_on(self, count: int = 30) -> None:
         """Wait until this many publications that were begun after this moment are acknowledged and have arrived."""
@@ -61,6 +68,7 @@ class Traffic:
 
         def enough() -> bool:
             self.publisher.check()
+            self.accounting.raise_failures()
             later = published[begin:]
             acked = [ident for ident in later if ident in self.accounting.receipts][:count]
             assert len(acked) == count, f"{len(acked)} of {len(later)} acknowledged"
@@ -91,17 +99,20 @@ async def traffic(
     """
     accounting = Accounting(TOPIC)
     async with AsyncExitStack() as stack:
-        everybody = []
         for at, node in enumerate(nodes):
             for number in range(subscribers):
                 log = accounting.log(f"subscriber {number + 1} of {node.port}")
                 order = [*nodes[at:], *nodes[:at]]
                 # some are told of what they miss by error 112, the others by `recovered: false`
-                one = await stack.enter_async_context(subscriber(log, TOPIC, order, told_by_error=number % 2 == 1))
-                everybody.append(one)
-        await eventually(lambda: all(log.started for log in accounting.logs))
+                await stack.enter_async_context(subscriber(log, TOPIC, order, told_by_error=number % 2 == 1))
+
+        def all_there() -> bool:
+            accounting.raise_failures()
+            return all(log.started for log in accounting.logs)
+
+        await eventually(all_there)
         async with Publisher(accounting, publish_to or nodes, rate=rate, padding=padding) as publisher:
-            running = Traffic(accounting, publisher, everybody)
+            running = Traffic(accounting, publisher, stack)
             await running.goes_on()
             yield running
             await running.goes_on()
@@ -118,5 +129,5 @@ async def last_words(accounting: Accounting, nodes: Sequence[BrokerNode]) -> Non
     for node in nodes:
         ident = f"last of {node.port}"
         accounting.sends(ident)
-        receipt = await node.store(accounting.topic, {"id": ident}, idempotency_key=ident)
+        receipt = await eventually(partial(node.store, accounting.topic, {"id": ident}, idempotency_key=ident))
         accounting.acks(ident, receipt.offset, receipt.epoch)
