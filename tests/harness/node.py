@@ -32,7 +32,11 @@ DEFAULTS: dict[str, Any] = {
 
 def settings_with(changes: Settings) -> dict[str, Any]:
     """The defaults of tests, with some settings changed: sections are merged, lists replaced."""
-    merged = dict(DEFAULTS)
+    return _merged(DEFAULTS, changes)
+
+
+def _merged(settings: Settings, changes: Settings) -> dict[str, Any]:
+    merged = dict(settings)
     for section, content in changes.items():
         merged[section] = {**merged.get(section, {}), **content} if isinstance(content, dict) else content
     return merged
@@ -59,7 +63,7 @@ class BrokerNode(Process):
     ) -> None:
         self.port = port
         self.settings = {**settings, "http": {**settings.get("http", {}), "port": port}}
-        file = directory / f"node-{port}.json"
+        self._file = file = directory / f"node-{port}.json"
         file.write_text(json.dumps(self.settings))
         package = Path(__file__).parents[2]
         super().__init__(
@@ -71,6 +75,11 @@ class BrokerNode(Process):
                 **(environment or {}),
             },
         )
+
+    def reconfigure(self, changes: Settings) -> None:
+        """Change some settings for its next start: sections are merged, lists replaced."""
+        self.settings = _merged(self.settings, changes)
+        self._file.write_text(json.dumps(self.settings))
 
     @property
     def tls(self) -> bool:
