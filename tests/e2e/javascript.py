@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.harness.accounting import SubscriberLog
+from tests.harness.subscriber import DROPPED_TAG, INSUFFICIENT_STATE, note_subscribed
 from tests.harness.waiting import eventually
 
 
 class JavaScriptClient:
     """A client in a Node process. Use `javascript_client`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, on_event: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self._process = process
+        self._on_event = on_event
         self.events: list[dict[str, Any]] = []
         """What happened, in order; see `js/client.mjs`."""
 
     async def listen(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.events.append(json.loads(line))
+            event = json.loads(line)
+            self.events.append(event)
+            if self._on_event is not None:
+                self._on_event(event)
 
     def do(self, command: str, **details: Any) -> None:
         assert self._process.stdin is not None
@@ -51,18 +59,21 @@ class JavaScriptClient:
 
 
 @asynccontextmanager
-async def javascript_client(directory: Path, url: str, **options: Any) -> AsyncIterator[JavaScriptClient]:
+async def javascript_client(
+    directory: Path, url: str, *, on_event: Callable[[dict[str, Any]], None] | None = None, **options: Any
+) -> AsyncIterator[JavaScriptClient]:
     """A client, connecting.
 
     Args:
         directory: with the script and its packages.
         url: of the WebSocket.
+        on_event: told of everything as it happens.
         options: `token`, and `renewed` (whether it asks for tokens).
     """
     process = await asyncio.create_subprocess_exec(
         "node", "client.mjs", cwd=directory, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    client = JavaScriptClient(process)
+    client = JavaScriptClient(process, on_event)
     listening = asyncio.create_task(client.listen())
     try:
         client.do("connect", url=url, **options)
@@ -76,3 +87,25 @@ async def javascript_client(directory: Path, url: str, **options: Any) -> AsyncI
             process.kill()
             await process.wait()
         await listening
+
+
+@asynccontextmanager
+async def javascript_subscriber(
+    directory: Path, log: SubscriberLog, topic: str, url: str
+) -> AsyncIterator[JavaScriptClient]:
+    """A subscriber of one topic that recovers by itself, and keeps the accounting's log."""
+
+    def note(event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "subscribing" if event["code"] == INSUFFICIENT_STATE:
+                log.told("unsubscribed with 2500")
+            case "subscribed":
+                position = event["streamPosition"]
+                asked, recovered = event["wasRecovering"], event["recovered"]
+                note_subscribed(log, position["offset"], position["epoch"], asked=asked, recovered=recovered)
+            case "publication":
+                log.got(event["data"]["id"], event.get("offset", 0), dropped=DROPPED_TAG in (event.get("tags") or {}))
+
+    async with javascript_client(directory, url, on_event=note) as client:
+        await client.subscribe(topic)
+        yield client

@@ -73,6 +73,17 @@ class WireClient:
         assert found, f"the connection ended first: {self._end}"
         return found[0]
 
+    async def following(self) -> AsyncIterator[dict[str, Any]]:
+        """Everything that comes, in order, until the connection ends."""
+        at = 0
+        while True:
+            async with self._news:
+                await self._news.wait_for(lambda: len(self.lines) > at or self._end is not None)  # noqa: B023 - awaited here
+            if at == len(self.lines):
+                return
+            yield self.lines[at]
+            at += 1
+
     async def ask(self, method: str, **request: Any) -> dict[str, Any]:
         """Send a command; the whole reply."""
         self._ident += 1
@@ -133,6 +144,7 @@ async def opened(
     pongs: bool = True,
     tls: ssl.SSLContext | None = None,
     max_queue: int | None = 1024,
+    seconds: float = 10,
     **headers: str,
 ) -> AsyncIterator[WireClient]:
     """A WebSocket on which nothing was said yet.
@@ -142,6 +154,7 @@ async def opened(
         pongs: whether pings are answered.
         tls: whom to trust.
         max_queue: frames that are read ahead.
+        seconds: that the handshake may take.
         headers: more of them; `_` in names stands for `-`.
     """
     async with open_websocket(
@@ -150,6 +163,7 @@ async def opened(
         proxy=None,
         compression=None,
         ping_interval=None,
+        open_timeout=seconds,
         close_timeout=2,
         max_size=None,
         max_queue=max_queue,

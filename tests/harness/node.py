@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.harness.accounting import Receipt
 from tests.harness.process import Process
 from tests.harness.tokens import API_KEY, SECRET, SECRETS
 from tests.harness.waiting import at_last
@@ -31,7 +32,11 @@ DEFAULTS: dict[str, Any] = {
 
 def settings_with(changes: Settings) -> dict[str, Any]:
     """The defaults of tests, with some settings changed: sections are merged, lists replaced."""
-    merged = dict(DEFAULTS)
+    return _merged(DEFAULTS, changes)
+
+
+def _merged(settings: Settings, changes: Settings) -> dict[str, Any]:
+    merged = dict(settings)
     for section, content in changes.items():
         merged[section] = {**merged.get(section, {}), **content} if isinstance(content, dict) else content
     return merged
@@ -58,7 +63,7 @@ class BrokerNode(Process):
     ) -> None:
         self.port = port
         self.settings = {**settings, "http": {**settings.get("http", {}), "port": port}}
-        file = directory / f"node-{port}.json"
+        self._file = file = directory / f"node-{port}.json"
         file.write_text(json.dumps(self.settings))
         package = Path(__file__).parents[2]
         super().__init__(
@@ -70,6 +75,11 @@ class BrokerNode(Process):
                 **(environment or {}),
             },
         )
+
+    def reconfigure(self, changes: Settings) -> None:
+        """Change some settings for its next start: sections are merged, lists replaced."""
+        self.settings = _merged(self.settings, changes)
+        self._file.write_text(json.dumps(self.settings))
 
     @property
     def tls(self) -> bool:
@@ -121,6 +131,13 @@ class BrokerNode(Process):
         """Publish over HTTP; it must succeed."""
         answer = await self.api("publish", {"channel": topic, "data": data})
         assert (answer.status, answer.body) == (200, b'{"result":{}}')
+
+    async def store(self, topic: str, data: Any, **more: Any) -> Receipt:
+        """Publish over HTTP to a durable topic; it must succeed. `more` goes into the request's body."""
+        answer = await self.api("publish", {"channel": topic, "data": data, **more})
+        result = answer.json().get("result", {})
+        assert (answer.status, sorted(result)) == (200, ["epoch", "offset"]), answer
+        return Receipt(result["offset"], result["epoch"])
 
     async def metric(self, name: str) -> float:
         """A metric's value, summed over its labels. `name` may end with some: `broker_closes_total{code="3001"`."""

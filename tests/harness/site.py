@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.harness.cluster import NatsCluster
 from tests.harness.haproxy import HAProxy
 from tests.harness.nats import NatsServer
 from tests.harness.node import BrokerNode, Settings, settings_with
@@ -35,6 +36,14 @@ class Site:
         self.start(server)
         server.wait_ready()
         return server
+
+    def start_cluster(self, options: Mapping[str, Any] | None = None) -> NatsCluster:
+        """Three NATS servers with JetStream that are ready."""
+        cluster = NatsCluster(self.directory, options)
+        for server in cluster.servers:
+            self.start(server)
+        cluster.wait_ready()
+        return cluster
 
     def add_node(
         self,

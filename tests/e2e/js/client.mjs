@@ -37,9 +37,13 @@ const commands = {
       ...(renewed && { getToken: () => askForToken(channel) }),
     });
     subscription.on('subscribing', ({ code, reason }) => say('subscribing', { channel, code, reason }));
-    subscription.on('subscribed', () => say('subscribed', { channel }));
+    subscription.on('subscribed', ({ wasRecovering, recovered, streamPosition }) =>
+      say('subscribed', { channel, wasRecovering, recovered, streamPosition }),
+    );
     subscription.on('unsubscribed', ({ code, reason }) => say('unsubscribed', { channel, code, reason }));
-    subscription.on('publication', ({ data, info, tags }) => say('publication', { channel, data, info, tags }));
+    subscription.on('publication', ({ data, info, tags, offset }) =>
+      say('publication', { channel, data, info, tags, offset }),
+    );
     subscription.on('error', ({ error }) => say('subscription error', { channel, code: error.code }));
     subscription.subscribe();
   },
