@@ -18,7 +18,7 @@ from broker.metrics import Metrics
 from broker.publications import make_push, publication_problem
 from broker.relay.connection import NatsConnection
 from broker.relay.durable import DurableRelay
-from broker.relay.errors import RelayError
+from broker.relay.errors import RelayError, RelayUnavailableError
 from broker.relay.flow import Flow
 from broker.relay.history import Archive, Since, Unrecoverable
 from broker.relay.inbox import Inbox
@@ -191,8 +191,13 @@ class Durability:
             data: JSON on one line.
             headers: to go with it.
             key: makes a repeat of it within the policy's time return the first one's ack; empty for none.
+
+        Raises:
+            RelayUnavailableError, RelayTooLargeError: nothing was sent.
         """
         stream = self.streams.by_policy[policy.name]
+        if not stream.epoch:
+            raise RelayUnavailableError(f"stream {stream.name} is not there yet")
         sent = dict(headers or {})
         if key:
             sent["Nats-Msg-Id"] = message_id(topic, key)
@@ -269,9 +274,8 @@ class Durability:
             return CommandError(ErrorCode.NOT_AVAILABLE, "channel: its policy keeps no history")
         position = None
         if since is not None:
-            if since[0] < 0 or (reverse and since[0] == 0):
-                least = 1 if reverse else 0
-                return CommandError(ErrorCode.BAD_REQUEST, f"{field}.since.offset: {since[0]}, must be {least} or more")
+            if reverse and since[0] == 0:
+                return CommandError(ErrorCode.BAD_REQUEST, f"{field}.since.offset: there is nothing before 0")
             position = Since(*since)
         most = self._options.history_messages
         wanted = most if limit < 0 else min(limit, most)

@@ -5,6 +5,8 @@ Source: https://centrifugal.dev/docs/server/server_api
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -100,7 +102,7 @@ class PresenceStats(msgspec.Struct):
 class Position(msgspec.Struct):
     """A place in a topic's history."""
 
-    offset: int = 0
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
     epoch: str = ""
 
 

@@ -206,8 +206,10 @@ class DurableRelay:
 
     async def _position(self, flow: Flow) -> None:
         # asked for first: no message up to there can be missing from an answer that says that there is none
-        reached = (await self.look(flow)).state.last_seq
+        state = (await self.look(flow)).state
         last = await self.jetstream.last(flow.stream.name, flow.subject)
+        # of a stream that has lost nothing yet, the beginning is a position as good as any, and a plainer one
+        reached = 0 if last is None and state.first_seq <= 1 else state.last_seq
         flow.newest = None
         if flow.latest_only:
             newest = await self._newest(flow, reached) if flow.wildcard else [] if last is None else [last]

@@ -153,7 +153,9 @@ class _AckWaiter:
         except msgspec.DecodeError:
             self.fail(RelayTimeoutError("NATS has answered with what is no ack"))
             return True
-        if ack.error is not None:
+        if ack.error is not None and ack.error.err_code == _IN_PROCESS:
+            self.fail(RelayTimeoutError("an earlier one with the same key is still being stored"))
+        elif ack.error is not None:
             self.fail(JetStreamError(ack.error.code, ack.error.err_code, ack.error.description))
         elif not self.acked.done():
             self.acked.set_result(Ack(ack.seq, ack.duplicate))
@@ -332,3 +334,4 @@ class JetStream:
 
 
 _NO_MESSAGE = 10037
+_IN_PROCESS = 10158

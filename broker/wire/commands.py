@@ -6,7 +6,7 @@ Source: https://centrifugal.dev/docs/transports/client_protocol
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -15,6 +15,8 @@ from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 ABSENT: Final = msgspec.Raw(b"")
 """A payload that was not sent at all; an explicit `null` is `Raw(b"null")`."""
 MAX_ID = 0xFFFFFFFF
+Offset = Annotated[int, msgspec.Meta(ge=0)]
+"""A place in a topic's history; 0 is before the first."""
 
 
 class Recover(msgspec.Struct):
@@ -22,7 +24,7 @@ class Recover(msgspec.Struct):
 
     recover: bool = False
     epoch: str = ""
-    offset: int = 0
+    offset: Offset = 0
 
 
 class Connect(msgspec.Struct):
@@ -40,7 +42,7 @@ class Subscribe(msgspec.Struct):
     data: msgspec.Raw = ABSENT
     recover: bool = False
     epoch: str = ""
-    offset: int = 0
+    offset: Offset = 0
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
@@ -66,7 +68,7 @@ class PresenceStats(msgspec.Struct):
 
 
 class Since(msgspec.Struct):
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
 
 
