@@ -116,7 +116,7 @@ class HubModel(RuleBasedStateMachine):
         life.pushed += 1
         message = b"%b:%d:%d:" % (name.encode(), life.birth, life.pushed) + b"x" * padding
         life.pending.append(message)
-        assert self.hub.push(life.topic, message, float(life.pushed)) is at_rest
+        assert self.hub.push(life.topic, message, float(life.pushed), life.pushed) is at_rest
 
     @rule(birth=BIRTHS)
     def when_flushed(self, birth: int) -> None:
@@ -154,6 +154,13 @@ class HubModel(RuleBasedStateMachine):
         for life in getattr(self, "lives", []):
             assert all(after > life.finished for after in life.waiting.values())
 
+    @invariant()
+    def what_is_pending_is_known_by_its_offsets(self) -> None:
+        for life in getattr(self, "lives", []):
+            begun = life.pushed - len(life.pending)
+            assert life.topic.begun == begun
+            assert life.topic.offsets == list(range(begun + 1, life.pushed + 1))
+
     def teardown(self) -> None:
         if not hasattr(self, "hub"):
             return
@@ -180,7 +187,7 @@ class HubModel(RuleBasedStateMachine):
         self.served_now += 1
         [life] = [one for one in self.lives if one.frame is frame]
         assert number in life.members
-        assert number in life.subscribers
+        assert number in life.faithful  # who has come back meanwhile has come too late
         assert number not in life.served
         life.served.add(number)
 
