@@ -33,7 +33,7 @@ async def stored(stage: Stage, topic: str, *data: Any, key: str = "") -> list[in
     offsets = []
     for one in data:
         outcome = stage.node.publish(policy, topic, json.dumps(one).encode(), key=key, source="http")  # type: ignore[arg-type]
-        offsets.append((await outcome).offset)  # type: ignore[misc,union-attr]
+        offsets.append((await outcome).offset)  # type: ignore[misc]
     return offsets
 
 
