@@ -39,7 +39,7 @@ Live = tuple[bytes, bytes, bytes | None]
 
 
 def durable_policy(name: str = "kept", **changes: Any) -> TopicPolicy:
-    return TopicPolicy(name, (parse_pattern(">"),), durable=True, **{"history_messages": 1000, **changes})
+    return TopicPolicy(name, (parse_pattern(">"),), **{"durable": True, "history_messages": 1000, **changes})
 
 
 class Lossy(NatsConnection):
