@@ -79,7 +79,7 @@ class CountingJetStream(JetStream):
         super().__init__(inbox)
         self.reads: list[int] = []
         """From where."""
-        self.before_read: Callable[[], Awaitable[None]] | None = None
+        self.before_read: Callable[[], Awaitable[Any]] | None = None
 
     async def read(self, stream: str, subject: str, *, start: int, messages: int, size: int) -> Batch:
         self.reads.append(start)
