@@ -184,6 +184,7 @@ class DurableRelay:
                 self._connection.unsubscribe(self._subjects.members(flow.name))
         flow.started = False
         self.budget.gone(flow.ring)
+        self._never_reached(flow)
 
     # beginning
 
@@ -350,15 +351,19 @@ class DurableRelay:
         for callback in told:
             callback()
 
+    @staticmethod
+    def _never_reached(flow: Flow) -> None:
+        reached, flow.reached = flow.reached, []
+        for _, callback in reached:
+            callback()
+
     def lose(self, flow: Flow) -> None:
         """What comes next can't be had: whoever is subscribed is told, and the topic begins again for others."""
         flow.started = False
         flow.held, flow.held_bytes, flow.behind = [], 0, 0
         flow.ring.clear(flow.top)
         self.budget.changed(flow.ring)
-        reached, flow.reached = flow.reached, []
-        for _, callback in reached:
-            callback()
+        self._never_reached(flow)
         self.downstream.gap("lost")
         self.downstream.lost(flow)
         self.run(self._start(flow, None))

@@ -100,9 +100,9 @@ class Archive:
         top = 0 if last is None else last.offset
         offset = top if last is None else removed_up_to(last) or top
         if since is not None:
-            if since.epoch not in ("", stream.epoch) or since.offset > top + reverse:
+            if since.epoch not in ("", stream.epoch) or (reverse and since.offset == 0):
                 return UNRECOVERABLE
-            if reverse and since.offset == 0:
+            if since.offset > top + reverse and not (last is None and await self._was_empty(stream, since.offset)):
                 return UNRECOVERABLE
         if limit == 0 or last is None:
             return History([], offset, stream.epoch)
@@ -113,6 +113,13 @@ class Archive:
             return History(found, offset, stream.epoch)
         following = await reading.forwards(0 if since is None else since.offset, limit)
         return UNRECOVERABLE if following is None else History(following, offset, stream.epoch)
+
+    async def _was_empty(self, stream: Stream, offset: int) -> bool:
+        """Whether a topic without messages had none behind an offset of its stream either. A subscriber of such a topic
+        is told how far the stream has got, and may ask from there.
+        """
+        state = (await stream.look(self._jetstream)).state
+        return state.first_seq - 1 <= offset <= state.last_seq
 
     async def remove(self, policy: TopicPolicy, topic: str) -> None:
         """Remove a topic's history. Its position stays: a mark takes its place, so that clients that have seen all of
@@ -125,7 +132,10 @@ class Archive:
         subject = self._subjects.stored(policy.name, topic)
         for _ in range(RACES):
             last = await self._jetstream.last(stream.name, subject)
-            if last is None or removed_up_to(last):
+            if last is None:
+                return
+            if removed_up_to(last):  # perhaps by somebody who could not end it
+                await self._purge(stream, subject, last.offset)
                 return
             headers = {REMOVED: str(last.offset), "Nats-Expected-Last-Subject-Sequence": str(last.offset)}
             try:
@@ -134,9 +144,13 @@ class Archive:
                 if error.number == _WRONG_LAST:
                     continue  # somebody has published meanwhile
                 raise
-            await self._jetstream.call(f"STREAM.PURGE.{stream.name}", {"filter": subject, "seq": mark.offset})
+            await self._purge(stream, subject, mark.offset)
             return
         raise RelayTimeoutError("too much is published to the topic; nothing was removed")
+
+    async def _purge(self, stream: Stream, subject: str, mark: int) -> None:
+        """Remove what is before a mark."""
+        await self._jetstream.call(f"STREAM.PURGE.{stream.name}", {"filter": subject, "seq": mark})
 
 
 class _Reading:
@@ -178,7 +192,7 @@ class _Reading:
                     if len(found) == limit or (found and size > self._size_bytes):
                         return found
                     found.append(message)
-            if not remaining or not messages:
+            if not remaining or not messages or len(found) == limit:  # a read of no messages has no end
                 return found
             messages, remaining = await self._batch(messages[-1].offset + 1, limit - len(found))
 

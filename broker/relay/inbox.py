@@ -93,7 +93,8 @@ class Inbox:
             waiting[1].fail(error)
 
     def _on_answer(self, subject: bytes, payload: bytes, block: bytes | None) -> None:
-        number = int(subject[self._at :])
+        text = subject[self._at :]
+        number = int(text) if text.isdigit() else 0  # whatever somebody else has sent here
         waiting = self._waiting.get(number)
         if waiting is not None and waiting[1].answer(payload, block):
             self._waiting.pop(number, None)

@@ -151,12 +151,13 @@ class _AckWaiter:
         try:
             ack = _decode_ack(payload)
         except msgspec.DecodeError:
-            self.fail(RelayTimeoutError("NATS has answered with what is no ack"))
-            return True
+            ack = _Ack()
         if ack.error is not None and ack.error.err_code == _IN_PROCESS:
             self.fail(RelayTimeoutError("an earlier one with the same key is still being stored"))
         elif ack.error is not None:
             self.fail(JetStreamError(ack.error.code, ack.error.err_code, ack.error.description))
+        elif not ack.seq:  # somebody else listens there, too, and was quicker
+            self.fail(RelayTimeoutError("NATS has answered with what is no ack"))
         elif not self.acked.done():
             self.acked.set_result(Ack(ack.seq, ack.duplicate))
         return True

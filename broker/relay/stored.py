@@ -9,6 +9,8 @@ from broker.relay.jetstream import Stored
 
 REMOVED = "Broker-Removed"
 """On a message that is no publication: its topic's messages up to this offset were removed."""
+MAX_DIGITS = 20
+"""Of an offset, which has 64 bits."""
 
 
 UNKEPT = "Broker-Unkept"
@@ -29,9 +31,12 @@ def read_live(stream: str, payload: bytes, headers: Mapping[str, str]) -> tuple[
 
 
 def removed_up_to(message: Stored) -> int:
-    """What the mark of a removal says; 0 for a publication."""
+    """What the mark of a removal says; 0 for a publication, and for what can't be such a mark."""
     text = message.headers.get(REMOVED, "")
-    return int(text) if text.isdigit() and text.isascii() else 0
+    if not text.isdigit() or not text.isascii() or len(text) > MAX_DIGITS:
+        return 0
+    offset = int(text)
+    return offset if offset < message.offset else 0
 
 
 def trace(message: Stored) -> Trace:

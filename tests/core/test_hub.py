@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from broker.core.hub import FRAME_BYTES
+from broker.core.hub import FRAME_BYTES, Topic
 from tests.core.hub_runner import POLICY, Broken, Reader, Running, readers_of, writes
 
 
@@ -272,3 +272,33 @@ def test_one_that_is_told_can_publish_again() -> None:
     topic.when_flushed(lambda: running.push(topic, b"2"))
     running.drain()
     assert reader.written == [b"[1]", b"[2]"]
+
+
+def offset_push(running: Running, topic: Topic, offset: int, size: int = 1) -> None:
+    running.hub.push(topic, b"x" * size, 0.0, offset)
+
+
+def test_a_topic_knows_what_is_no_longer_pending() -> None:
+    running = Running(slice_writes=2)
+    topic = running.add("t", *readers_of(5))
+    assert topic.begun == 0
+    for offset in (3, 7):
+        offset_push(running, topic, offset)
+    assert (topic.begun, topic.offsets) == (0, [3, 7])
+    running.hub.run()
+    assert (topic.begun, topic.offsets) == (7, [])  # on its way to those who are there, so not for who comes now
+    offset_push(running, topic, 8)
+    running.hub.run()
+    assert (topic.begun, topic.offsets) == (7, [8])
+    running.drain()
+    assert (topic.begun, topic.offsets) == (8, [])
+
+
+def test_what_does_not_fit_into_the_frame_is_pending_still() -> None:
+    running = Running(slice_writes=1)
+    topic = running.add("t", Reader())
+    for offset in (3, 7, 8):
+        offset_push(running, topic, offset, FRAME_BYTES // 2)
+    for begun, rest in ((3, [7, 8]), (7, [8]), (8, [])):
+        running.hub.run()
+        assert (topic.begun, topic.offsets) == (begun, rest)

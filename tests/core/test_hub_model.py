@@ -121,7 +121,8 @@ class HubModel(RuleBasedStateMachine):
         life.pending.append(message)
         if not notice:
             life.publications.append(life.pushed)
-        assert self.hub.push(life.topic, message, None if notice else float(life.pushed)) is at_rest
+        arrived = None if notice else float(life.pushed)
+        assert self.hub.push(life.topic, message, arrived, 0 if notice else life.pushed) is at_rest
 
     @rule(birth=BIRTHS)
     def when_flushed(self, birth: int) -> None:
@@ -159,6 +160,13 @@ class HubModel(RuleBasedStateMachine):
         for life in getattr(self, "lives", []):
             assert all(after > life.finished for after in life.waiting.values())
 
+    @invariant()
+    def what_is_pending_is_known_by_its_offsets(self) -> None:
+        for life in getattr(self, "lives", []):
+            begun = life.pushed - len(life.pending)
+            assert life.topic.begun == begun
+            assert life.topic.offsets == list(range(begun + 1, life.pushed + 1))
+
     def teardown(self) -> None:
         if not hasattr(self, "hub"):
             return
@@ -185,7 +193,7 @@ class HubModel(RuleBasedStateMachine):
         self.served_now += 1
         [life] = [one for one in self.lives if one.frame is frame]
         assert number in life.members
-        assert number in life.subscribers
+        assert number in life.faithful  # who has come back meanwhile has come too late
         assert number not in life.served
         life.served.add(number)
 

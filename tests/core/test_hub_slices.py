@@ -118,6 +118,22 @@ def test_who_leaves_and_returns_during_a_sliced_fan_out_gets_nothing_twice() -> 
     assert all(reader.written == [b"[m]"] for reader in readers)
 
 
+def test_who_leaves_unserved_and_returns_during_a_sliced_fan_out_has_come_too_late_for_it() -> None:
+    running, readers = Running(slice_writes=3), readers_of(10)
+    topic = running.add("t", *readers)
+    running.push(topic, b"m")
+    running.hub.run()
+    back = [reader for reader in readers if not reader.written]
+    for reader in back[:4]:
+        running.hub.remove("t", reader)
+        running.add("t", reader)
+    running.push(topic, b"n")
+    running.drain()
+    assert [reader.written for reader in back[:4]] == [[b"[n]"]] * 4
+    assert [reader.written for reader in back[4:]] == [[b"[m]", b"[n]"]] * 3
+    assert running.finished[0][1] == 6
+
+
 def test_a_topic_that_everybody_left_and_one_joined_again_begins_anew() -> None:
     running, readers, late = Running(slice_writes=3), readers_of(10), Reader()
     old = running.add("t", *readers)
