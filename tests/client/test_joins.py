@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from broker.core.policy import TopicPolicy
+from broker.core.session import Session
 from broker.node import SLICE_WRITES
 from broker.operations import Disconnect, Subscribe, Unsubscribe
 from broker.relay.control import GONE_SECONDS
@@ -343,6 +345,57 @@ async def test_a_node_that_was_cut_off_tells_the_others_who_has_gone_there(nats:
         await told(other, ("join", other), ("join", third), ("leave", third))
         new = await member(there)
         await told(one, ("join", one), ("join", other), ("join", third), ("leave", third), ("join", new))
+
+
+async def test_the_last_one_of_a_node_that_was_cut_off_leaves_for_the_others_too(nats: NatsServer) -> None:
+    async with stages(nats, 2) as (here, there):
+        one, other = await member(here), await member(there)
+        await told(one, ("join", one), ("join", other))
+        async with cut_off(there):
+            other.client.lost()
+        await told(one, ("join", one), ("join", other), ("leave", other))
+        again = await member(there)
+        there.node.connection._ended.set()  # what is on its way now is lost
+        again.client.lost()
+        await eventually(lambda: present(one) == {one.client.id})
+        await eventually(lambda: not there.node.membership._reconciling)
+        assert there.node.membership._unsaid == set()
+
+
+async def test_what_nats_did_not_take_is_told_later(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stages(nats, 2) as (here, there):
+        one, other, third = await member(here), await member(there), await member(there)
+        await told(one, ("join", one), ("join", other), ("join", third))
+        for leaving in (third, other):  # one of two, and the last one
+            with monkeypatch.context() as patched:
+                patched.setattr("broker.relay.connection.UNCONFIRMED_BYTES", -1)
+                leaving.client.lost()
+            await eventually(lambda leaving=leaving: news(one)[-1] == ("leave", leaving.client.id))  # type: ignore[misc]
+        await told(one, ("join", one), ("join", other), ("join", third), ("leave", third), ("leave", other))
+
+
+async def test_members_beyond_one_nats_message_are_all_known_and_seen_to_leave(
+    own_nats: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_nats.kill()
+    own_nats.configure({"max_payload": 4096})
+    own_nats.start()
+    own_nats.wait_ready()
+    async with stages(own_nats, 2) as (here, dying):
+        first = await member(dying)
+        policy = dying.node.locate(ROOM)
+        assert isinstance(policy, TopicPolicy)
+        crowd = [Session(f"client {number}", "user", info=b'"%b"' % (b"x" * 20)) for number in range(300)]
+        for session in crowd:
+            dying.node.membership.entered(session, ROOM, policy)
+        await eventually(lambda: len(news(first)) == 301)
+        one = await member(here)
+        await eventually(lambda: news(one) == [("join", one.client.id)])
+        dying.node.membership.entered(Session("giant", "user", info=b'"%b"' % (b"x" * 5000)), ROOM, policy)
+        assert "can't be told of a member" in caplog.text
+        await die(dying)
+        there = {first.client.id, *(session.client for session in crowd)}
+        await eventually(lambda: {client for kind, client in news(one) if kind == "leave"} == there, GONE_SECONDS + 5)
 
 
 async def test_nobody_is_said_to_have_left_who_was_there_all_the_time(own_nats: NatsServer) -> None:
