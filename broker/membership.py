@@ -19,9 +19,9 @@ from broker.core.members import Members
 from broker.core.policy import TopicPolicy
 from broker.core.roster import Roster
 from broker.core.session import Session
-from broker.relay.connection import NatsConnection
+from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import Peer
-from broker.relay.errors import RelayTooLargeError, RelayUnavailableError
+from broker.relay.errors import RelayLostError, RelayTooLargeError, RelayUnavailableError
 from broker.relay.members import (
     HEAD_BYTES,
     PART_BYTES,
@@ -71,6 +71,8 @@ class Membership:
         self._tell = tell
         self._rosters: dict[str, Roster] = {}
         """Of the topics that tell joins and leaves and have members here: of all nodes."""
+        self._unsaid: set[str] = set()
+        """Of those that have no members here any more: where the others may not have heard so."""
         self._reconciling: asyncio.Task[None] | None = None
         self._reason = False
         """There is one to reconcile that no question has been sent for yet."""
@@ -98,7 +100,7 @@ class Membership:
         if not policy.join_leave:
             return
         if topic in self._rosters:
-            self._say(topic, encode(Joined(self._uid, client, msgspec.Raw(info))))
+            self._send(self._subjects.members(topic), encode(Joined(self._uid, client, msgspec.Raw(info))))
         else:
             self._rosters[topic] = Roster()
             self._list(topic, quiet=True)  # which says that it has come, too
@@ -107,10 +109,12 @@ class Membership:
         """A client's subscription has ended; perhaps before it was answered."""
         if not policy.keeps_members or not self.members.leave(topic, session.client):
             return
-        if policy.join_leave:
-            self._say(topic, encode(Left(self._uid, session.client)))
-            if topic not in self.members:
-                del self._rosters[topic]
+        if not policy.join_leave:
+            return
+        said = self._send(self._subjects.members(topic), encode(Left(self._uid, session.client)))
+        if topic not in self.members:
+            del self._rosters[topic]
+            self._remember(topic, said)
 
     # what nodes say
 
@@ -161,24 +165,38 @@ class Membership:
         for part in list_members(self._uid, topic, entries, asks=asks, quiet=quiet, part_bytes=part_bytes):
             self._send(subject, part)
 
-    def _say(self, topic: str, payload: bytes) -> None:
-        self._send(self._subjects.members(topic), payload)
-
-    def _send(self, subject: str, payload: bytes) -> None:
+    def _send(self, subject: str, payload: bytes) -> Confirmation | None:
         try:
-            self._connection.publish(subject, payload)
+            return self._connection.publish(subject, payload)
         except RelayUnavailableError:
-            # without a connection nothing has to be done: the next one is a reason by itself
+            # without a connection there is nothing to do: the next one is a reason by itself
             if self._connection.connected:
                 self.reconcile()
         except RelayTooLargeError as error:
             logger.warning("the other nodes can't be told of a member: %s", error)
+        return None
+
+    def _remember(self, topic: str, said: Confirmation | None) -> None:
+        """A topic's last member here has left. It will not be listed any more, so if this connection ends before NATS
+        has been told, the next one has to say so.
+        """
+
+        def confirmed(outcome: Confirmation) -> None:
+            if isinstance(outcome.exception(), RelayLostError):
+                self._unsaid.add(topic)
+
+        if said is not None:
+            said.add_done_callback(confirmed)
+        else:
+            self._unsaid.add(topic)
+            if self._connection.connected:
+                self.reconcile()
 
     # nodes come back, and don't
 
     def reconcile(self) -> None:
         """Something may have been missed, by this node or of it: list the members here, ask the others for theirs."""
-        if not self._rosters:
+        if not self._rosters and not self._unsaid:
             return
         self._reason = True
         if self._reconciling is None:
@@ -199,6 +217,13 @@ class Membership:
             self._reconciling = None
 
     async def _ask_all(self) -> None:
+        unsaid, self._unsaid = self._unsaid, set()
+        for number, topic in enumerate(unsaid):
+            if topic not in self._rosters:
+                (nobody,) = list_members(self._uid, topic, (), asks=False, quiet=False)
+                self._remember(topic, self._send(self._subjects.members(topic), nobody))
+            if number % SLICE_TOPICS == SLICE_TOPICS - 1:
+                await asyncio.sleep(0)
         for number, (topic, roster) in enumerate(tuple(self._rosters.items())):
             if self._rosters.get(topic) is roster:
                 roster.doubt()

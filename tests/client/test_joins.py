@@ -3,100 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 from msgspec import Raw
 
 from broker.node import SLICE_WRITES
 from broker.operations import Disconnect, Subscribe, Unsubscribe
-from broker.relay.control import GONE_SECONDS
-from broker.relay.live import LINGER_SECONDS
-from tests.client.conversing import Conversation, Line, Stage, staged
+from tests.client.conversing import Line, staged
+from tests.client.members import ROOM, TOPICS, assert_nothing_is_left, kinds, member, news, present, stages, told
 from tests.harness.nats import NatsServer
-from tests.harness.site import Site
 from tests.harness.tokens import token
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
-
-TOPICS = [
-    {"name": "rooms", "match": ["room.>"], "subscribe": "anyone", "publish": "anyone", "join_leave": True},
-    {"name": "seen", "match": ["seen.>"], "subscribe": "anyone", "publish": "anyone", "presence": True},
-    {"name": "rest", "match": [">"], "subscribe": "anyone", "publish": "anyone"},
-]
-ROOM = "room.1"
-
-
-@pytest.fixture
-def own_nats(site: Site) -> NatsServer:
-    """For a test that stops it."""
-    return site.start_nats()
-
-
-@asynccontextmanager
-async def stages(nats: NatsServer, count: int) -> AsyncIterator[list[Stage]]:
-    """Nodes that know each other."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(staged(nats, topics=TOPICS))
-        prefix = first.node.options.prefix
-        others = [await stack.enter_async_context(staged(nats, prefix, topics=TOPICS)) for _ in range(count - 1)]
-        all_ = [first, *others]
-        await eventually(lambda: all(len(stage.node.control.peers) == count - 1 for stage in all_))
-        yield all_
-
-
-async def member(stage: Stage, user: str = "", topic: str = ROOM) -> Conversation:
-    conversation = await stage.connect(token(user) if user else "")
-    await conversation.call("subscribe", channel=topic)
-    return conversation
-
-
-def news(conversation: Conversation, topic: str = ROOM) -> list[tuple[str, str]]:
-    """What a client was told of a topic's members: who has come and who has gone, by client."""
-    return [
-        (kind, push[kind]["info"]["client"])
-        for push in conversation.pushes
-        if push["channel"] == topic
-        for kind in ("join", "leave")
-        if kind in push
-    ]
-
-
-def present(conversation: Conversation, topic: str = ROOM) -> set[str]:
-    """Who is there, as far as a client knows that looks at joins and leaves only."""
-    found: set[str] = set()
-    for kind, client in news(conversation, topic):
-        if kind == "join":
-            assert client not in found
-            found.add(client)
-        else:
-            found.remove(client)
-    return found
-
-
-def kinds(conversation: Conversation) -> list[Any]:
-    """What came, in order: `join` or `leave`, or what was published."""
-    return [
-        push["pub"]["data"] if "pub" in push else next(iter(push.keys() - {"channel"})) for push in conversation.pushes
-    ]
-
-
-async def told(conversation: Conversation, *expected: tuple[str, Conversation]) -> None:
-    """Wait until a client was told exactly this."""
-    clients = [(kind, who.client.id) for kind, who in expected]
-    await eventually(lambda: news(conversation) == clients)
-
-
-def assert_nothing_is_left(all_: Sequence[Stage]) -> None:
-    for stage in all_:
-        membership, live = stage.node.membership, stage.node._live
-        live._leaving = dict.fromkeys(live._leaving, 0.0)
-        live.sweep()
-        assert (len(membership.members), membership.members.total, membership._rosters) == (0, 0, {})
-        assert (stage.node.hub.topics, live._interests) == ({}, {})
 
 
 async def test_the_joiner_sees_its_reply_and_then_its_own_join_as_the_others_do(nats: NatsServer) -> None:
@@ -260,126 +179,3 @@ async def test_churn_leaves_nothing_behind(nats: NatsServer) -> None:
             conversation.client.lost()
         await eventually(lambda: not any(stage.node.hub.topics for stage in all_))
         assert_nothing_is_left(all_)
-
-
-# nodes that die, and connections that break
-
-
-async def test_the_members_of_a_node_that_dies_are_seen_to_leave(nats: NatsServer) -> None:
-    async with stages(nats, 3) as (here, there, dying):
-        one, other = await member(here), await member(there)
-        doomed = [await member(dying) for _ in range(3)]
-        for watcher in (one, other):
-            await eventually(lambda w=watcher: {d.client.id for d in doomed} <= present(w))  # type: ignore[misc]
-        await die(dying)
-        for stage in (here, there):
-            await eventually(lambda s=stage: len(s.node.control.peers) == 1, GONE_SECONDS + 3)  # type: ignore[misc]
-        for watcher in (one, other):
-            await eventually(lambda w=watcher: not {d.client.id for d in doomed} & present(w))  # type: ignore[misc]
-        assert one.client.id in present(one)
-
-
-async def test_a_node_that_ends_in_order_is_not_told_twice(nats: NatsServer) -> None:
-    async with stages(nats, 1) as (here,):
-        one = await member(here)
-        async with staged(nats, here.node.options.prefix, topics=TOPICS) as ending:
-            other, stuck = await member(ending), await member(ending)
-            await told(one, ("join", one), ("join", other), ("join", stuck))
-            other.client.lost()
-        # the one that was still open when the node said goodbye leaves by that
-        await told(one, ("join", one), ("join", other), ("join", stuck), ("leave", other), ("leave", stuck))
-
-
-async def test_a_node_taken_for_dead_that_is_alive_gets_its_members_back(nats: NatsServer) -> None:
-    async with stages(nats, 2) as (here, there):
-        one, other = await member(here), await member(there)
-        await told(one, ("join", one), ("join", other))
-        here.node.control._clock = here.clock
-        here.clock.ahead += GONE_SECONDS + 1
-        here.node.control.tick()
-        expected = [("join", one), ("join", other), ("leave", other), ("join", other)]
-        await told(one, *expected)
-        await told(other, ("join", other))
-
-
-async def test_what_happened_while_nats_was_away_is_told_when_it_is_back(own_nats: NatsServer) -> None:
-    async with stages(own_nats, 2) as (here, there):
-        one, other = await member(here), await member(there)
-        near, far = await member(here), await member(there)
-        everybody = [one, other, near, far]
-        await eventually(lambda: present(one) == {each.client.id for each in everybody})
-        own_nats.kill()
-        await eventually(lambda: not here.node.connection.connected and not there.node.connection.connected)
-        near.client.lost()
-        far.client.lost()
-        assert {kind for kind, _ in news(one)} == {"join"}
-        own_nats.start()
-        for watcher, theirs in ((one, [one, other]), (other, [other])):
-            wanted = {each.client.id for each in theirs}
-            await eventually(lambda w=watcher, wanted=wanted: present(w) == wanted)  # type: ignore[misc]
-            leaves = [client for kind, client in news(watcher) if kind == "leave"]
-            assert sorted(leaves) == sorted([near.client.id, far.client.id])
-
-
-async def test_a_node_that_was_cut_off_learns_who_has_gone_even_if_nobody_is_left_to_tell(nats: NatsServer) -> None:
-    async with stages(nats, 2) as (here, there):
-        one, other = await member(here), await member(there)
-        await told(one, ("join", one), ("join", other))
-        async with cut_off(here):
-            other.client.lost()
-            live = there.node._live
-            live._leaving[ROOM] -= LINGER_SECONDS
-            live.sweep()
-        await told(one, ("join", one), ("join", other), ("leave", other))
-
-
-async def test_a_node_that_was_cut_off_tells_the_others_who_has_gone_there(nats: NatsServer) -> None:
-    async with stages(nats, 2) as (here, there):
-        one, other, third = await member(here), await member(there), await member(there)
-        await told(one, ("join", one), ("join", other), ("join", third))
-        async with cut_off(there):
-            third.client.lost()
-        await told(one, ("join", one), ("join", other), ("join", third), ("leave", third))
-        await told(other, ("join", other), ("join", third), ("leave", third))
-        new = await member(there)
-        await told(one, ("join", one), ("join", other), ("join", third), ("leave", third), ("join", new))
-
-
-async def test_nobody_is_said_to_have_left_who_was_there_all_the_time(own_nats: NatsServer) -> None:
-    async with stages(own_nats, 2) as all_:
-        people = [await member(all_[number % 2]) for number in range(10)]
-        await eventually(lambda: len(news(people[0])) == len(news(people[1])) + 1 == 10)
-        before = [news(one) for one in people]
-        for _ in range(2):
-            own_nats.kill()
-            await eventually(lambda: not any(stage.node.connection.connected for stage in all_))
-            own_nats.start()
-            await eventually(lambda: all(stage.node.connection.connected for stage in all_))
-            await eventually(lambda: not any(stage.node.membership._reconciling for stage in all_))
-        assert [news(one) for one in people] == before
-
-
-async def die(stage: Stage) -> None:
-    """End a node's part in the cluster without a word, as SIGKILL would."""
-    node = stage.node
-    node.control.leave = lambda: None  # type: ignore[method-assign]
-    assert node.relaying is not None
-    node.relaying.cancel()
-    await eventually(lambda: not node.connection.connected)
-
-
-@asynccontextmanager
-async def cut_off(stage: Stage) -> AsyncIterator[None]:
-    """A node without NATS, and back again."""
-    connection = stage.node.connection
-    connect = connection._connect
-
-    async def refuse(_: str) -> Any:
-        raise OSError("cut off")
-
-    connection._connect = refuse  # type: ignore[method-assign, assignment]
-    connection._ended.set()
-    await eventually(lambda: not connection.connected)
-    yield
-    connection._connect = connect  # type: ignore[method-assign]
-    await eventually(lambda: connection.connected)

@@ -15,6 +15,7 @@ from broker.core.session import Session
 from broker.relay.control import GONE_SECONDS
 from broker.wire.codes import CommandError
 from tests.client.conversing import Conversation, Stage, staged
+from tests.client.members import die
 from tests.harness.nats import NatsServer
 from tests.harness.site import Site
 from tests.harness.tokens import token
@@ -249,10 +250,7 @@ async def test_a_member_of_a_dead_node_is_gone_in_time_and_meanwhile_the_rest_is
     async with two_stages(nats) as (here, dying):
         one, doomed = await member(here, "ann"), await member(dying, "bob")
         assert await clients(one) == {one.client.id, doomed.client.id}
-        dying.node.control.leave = lambda: None  # type: ignore[method-assign]
-        assert dying.node.relaying is not None
-        dying.node.relaying.cancel()
-        await eventually(lambda: not dying.node.connection.connected)
+        await die(dying)
         assert await clients(one) == {one.client.id}
         listed = await here.node.presence.members(ROOM)
         assert not isinstance(listed, CommandError)

@@ -207,3 +207,17 @@ def test_a_refresh_push_says_how_long_the_connection_lasts(
 def test_no_value_is_not_null() -> None:
     assert raw(None) is None
     assert raw(b"null") is not None
+
+
+def test_joins_and_leaves_show_who_it_is() -> None:
+    info = replies.info_json(ClientInfo("ann", "c1", b'{"a":1.50}', b"[2]"))
+    shown = b'{"user":"ann","client":"c1","conn_info":{"a":1.50},"chan_info":[2]}'
+    assert info == shown
+    assert replies.join_push('t"', info) == b'{"push":{"channel":"t\\"","join":{"info":%b}}}' % shown
+    assert replies.leave_push("t", info) == b'{"push":{"channel":"t","leave":{"info":%b}}}' % shown
+
+
+def test_presence_is_there_when_it_is_empty_and_its_numbers_when_they_are_nought() -> None:
+    assert replies.reply(1, "presence", replies.presence_result(b"{}")) == b'{"id":1,"presence":{"presence":{}}}'
+    numbers = replies.PresenceStatsResult(0, 0)
+    assert replies.reply(1, "presence_stats", numbers) == b'{"id":1,"presence_stats":{"num_clients":0,"num_users":0}}'
