@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,7 @@ class Wish:
         epoch: of that offset; empty for any.
         strict: whether it would rather have an error than begin anew.
         server_side: whether the server subscribes it. SDKs pass over a first publication in the reply then.
+        reply_bytes: the most that its publications may have in the reply; more follow as pushes.
     """
 
     recover: bool = False
@@ -65,6 +67,7 @@ class Wish:
     epoch: str = ""
     strict: bool = False
     server_side: bool = False
+    reply_bytes: int = REPLY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class Durability:
             make_head=publication_head,
         )
         self._mender = Mender(self._relay, connection, clock)
-        self._seeker = Seeker(self._relay, options.recovery_bytes)
+        self._seeker = Seeker(self._relay, options.recovery_bytes, clock)
         self._options = options
         self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
         self._settled = False
@@ -232,8 +235,15 @@ class Durability:
             }
         return told if problem is None else {**told, "problem": problem}
 
-    def epoch(self, policy: TopicPolicy) -> str:
-        return self.streams.by_policy[policy.name].epoch
+    async def receipt(self, policy: TopicPolicy, ack: Ack) -> tuple[int, str]:
+        """Where a publication was stored: offset and epoch."""
+        stream = self.streams.by_policy[policy.name]
+        if not ack.duplicate and stream.info is not None and ack.offset <= stream.info.state.last_seq:
+            # lower than what was there before: perhaps the stream was made anew
+            with suppress(RelayError):
+                if stream.take(await stream.look(self._jetstream)):
+                    self._relay.renewed(policy.name)
+        return ack.offset, stream.epoch
 
     def when_delivered(self, offset: int, here: Topic, callback: Callable[[], None]) -> None:
         """Call back when a publication that was stored is with this node's subscribers of a topic, or wildcard."""
@@ -333,7 +343,7 @@ class Durability:
         """
 
         def started(error: Exception | None) -> None:
-            if error is not None or not wish.recover or flow.latest_only:
+            if error is not None or not wish.recover:
                 done(error)
             elif wish.epoch not in ("", flow.stream.epoch):
                 done(Gone())
@@ -342,7 +352,9 @@ class Durability:
 
         def found(answer: Missed | Gone | Exception) -> None:
             here = self._hub.topics.get(flow.name)
-            if here is not None and here.pending and wish.offset > here.begun and isinstance(answer, Missed):
+            if wish.epoch not in ("", flow.stream.epoch):
+                done(Gone())  # it was made anew meanwhile
+            elif here is not None and here.pending and wish.offset > here.begun and isinstance(answer, Missed):
                 # it has seen what is only about to go out here
                 here.when_flushed(lambda: started(None))
             else:
@@ -369,25 +381,27 @@ class Durability:
             lines = [line for offset, line in newest if after < offset <= top]
             if wish.server_side and not recovered:
                 return Position(top, epoch, recovered=False, publications=None, rest=lines)
-            return self._position(flow, top, lines, recovered=recovered)
+            return self._position(flow, wish, top, lines, recovered=recovered)
         if not isinstance(answer, Missed):
             return Position(top, epoch, recovered=False, publications=None, rest=())
-        return self._recovered(flow, answer, wish.offset, top)
+        return self._recovered(flow, answer, wish, top)
 
-    def _recovered(self, flow: Flow, missed: Missed, after: int, top: int) -> Position:
-        if flow.memo is not None and flow.memo[:2] == (after, top):
+    def _recovered(self, flow: Flow, missed: Missed, wish: Wish, top: int) -> Position:
+        after = wish.offset
+        if flow.memo is not None and flow.memo[:2] == (after, top) and len(flow.memo[2]) <= wish.reply_bytes:
             # most who come back at the same time have missed the same
             return Position(after, flow.stream.epoch, recovered=True, publications=flow.memo[2] or None, rest=())
         floor = flow.ring.floor
         lines = [line for offset, line in missed.entries if after < offset <= floor]
         lines += flow.ring.between(max(after, floor), top)
-        position = self._position(flow, after, lines, recovered=True)
+        position = self._position(flow, wish, after, lines, recovered=True)
         if not position.rest:
             flow.memo = (after, top, position.publications or b"")
         return position
 
-    def _position(self, flow: Flow, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:
-        count = _fitting(lines)
+    @staticmethod
+    def _position(flow: Flow, wish: Wish, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:
+        count = _fitting(lines, wish.reply_bytes)
         publications = publications_of(flow.head, lines[:count]) if count else None
         return Position(offset, flow.stream.epoch, recovered=recovered, publications=publications, rest=lines[count:])
 
@@ -438,12 +452,12 @@ def message_id(topic: str, key: str) -> str:
     return hashlib.sha256(f"{topic}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-def _fitting(lines: Iterable[bytes]) -> int:
+def _fitting(lines: Iterable[bytes], reply_bytes: int) -> int:
     """How many of the first lines fit into a reply."""
     size = count = 0
     for line in lines:
         size += len(line)
-        if size > REPLY_BYTES:
+        if size > reply_bytes:
             break
         count += 1
     return count

@@ -116,6 +116,7 @@ class Node:
         self.hub = Hub(publication_head, text_frame, slice_writes=SLICE_WRITES, on_delivered=self._delivered)
         self.clients: dict[str, Client] = {}
         self.users: dict[str, set[Client]] = {}
+        self._by_outlet: dict[Subscriber, Client] = {}
         self.draining = False
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
@@ -230,6 +231,7 @@ class Node:
 
     def register(self, client: Client) -> None:
         self.clients[client.id] = client
+        self._by_outlet[client.outlet] = client
         assert client.session is not None  # noqa: S101 - registered when it has one
         self.users.setdefault(client.session.user, set()).add(client)
 
@@ -237,6 +239,7 @@ class Node:
         assert client.session is not None  # noqa: S101 - registered when it had one
         if self.clients.pop(client.id, None) is None:
             return
+        del self._by_outlet[client.outlet]
         of_user = self.users[client.session.user]
         of_user.discard(client)
         if not of_user:
@@ -391,16 +394,18 @@ class Node:
         self.metrics.count_published(policy, source, result, 1)
 
     @staticmethod
-    def publish_error(policy: TopicPolicy, problem: BaseException) -> CommandError:
-        """What to say of a finished publish that has failed."""
+    def publish_error(policy: TopicPolicy, problem: BaseException, *, keyed: bool = False) -> CommandError:
+        """What to say of a finished publish that has failed, to somebody who has (or has not) given a key with it."""
         if not isinstance(problem, RelayLostError):
             return CommandError(ErrorCode.INTERNAL, f"{problem}; try again")
         if policy.durable:
-            return CommandError(
-                ErrorCode.INTERNAL,
-                f"{problem}: whether the message was stored is unknown; "
-                "to repeat it with the same idempotency_key is safe",
+            advice = (
+                "to repeat it with the same idempotency_key is safe"
+                if keyed
+                else "to repeat it may store it twice; with an idempotency_key that would be safe"
             )
+            text = f"{problem}: the outcome is unknown, the message may have been stored or not; {advice}"
+            return CommandError(ErrorCode.INTERNAL, text)
         return CommandError(
             ErrorCode.INTERNAL,
             "the connection to NATS was lost before it confirmed; it may have been published or not",
@@ -454,7 +459,11 @@ class Node:
         """End all subscriptions to a topic, whose next publications can't be had. Nobody gets anything of it any more;
         the clients are told some in each turn of the event loop.
         """
-        clients = [client for client in self.clients.values() if client.detach(name)]
+        here = self.hub.topics.get(name)
+        subscribers = () if here is None else tuple(here.subscribers)
+        clients = [client for one in subscribers if (client := self._by_outlet.get(one)) and client.detach(name)]
+        for one in subscribers:  # those, too, whose subscription is only about to begin
+            self.leave(name, one)
         if not self._ending and clients:
             self._loop.call_soon(self._tell_ended)
         self._ending += ((client, name) for client in clients)
@@ -462,6 +471,8 @@ class Node:
     def _tell_ended(self) -> None:
         for _ in range(min(SLICE_WRITES, len(self._ending))):
             client, name = self._ending.popleft()
+            if client.session is None or name in client.session.subscriptions:
+                continue  # it has come back by itself
             client.send(replies.unsubscribe_push(name, _ENDED, _ENDED.text))
         if self._ending:
             self._loop.call_soon(self._tell_ended)

@@ -21,7 +21,8 @@ _AT_ONCE = 200
 KEY_CHARACTERS = 256
 """The most an idempotency key may have."""
 
-_Started = tuple[TopicPolicy, Published]
+_Started = tuple[TopicPolicy, Published, bool]
+"""What was published where, and whether with an idempotency key."""
 
 
 async def publish(call: Call, request: requests.Publish) -> Outcome:
@@ -31,18 +32,17 @@ async def publish(call: Call, request: requests.Publish) -> Outcome:
     return await _settled(call, *started)
 
 
-async def _settled(call: Call, policy: TopicPolicy, published: Published) -> Outcome:
+async def _settled(call: Call, policy: TopicPolicy, published: Published, keyed: bool) -> Outcome:  # noqa: FBT001 - of a tuple
     """What became of a publication: where a durable one is stored, or what went wrong."""
     node = call.backend.node
     try:
         ack = await confirmed(published)
     except RelayError as error:
-        return node.publish_error(policy, error)
-    return (
-        b'{"offset":%d,"epoch":"%b"}' % (ack.offset, node.durability.epoch(policy).encode())
-        if isinstance(ack, Ack)
-        else EMPTY
-    )
+        return node.publish_error(policy, error, keyed=keyed)
+    if not isinstance(ack, Ack):
+        return EMPTY
+    offset, epoch = await node.durability.receipt(policy, ack)
+    return b'{"offset":%d,"epoch":"%b"}' % (offset, epoch.encode())
 
 
 def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadcast) -> CommandError | _Started:
@@ -62,7 +62,7 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
     data = one_line(bytes(request.data))
     keep = not request.skip_history
     published = node.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
-    return published if isinstance(published, CommandError) else (policy, published)
+    return published if isinstance(published, CommandError) else (policy, published, bool(key))
 
 
 def _idempotency_key(call: Call, request: requests.Publish | requests.Broadcast) -> str | CommandError:

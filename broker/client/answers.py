@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.client.joined import joined
 from broker.core.hub import FRAME_BYTES
 from broker.durability import Position
 from broker.wire.replies import SubscribeResult, raw
@@ -31,13 +32,5 @@ def send_rest(client: Client, position: Position | None) -> None:
     """Send what has no place in the reply, some in each message."""
     if position is None:
         return
-    lines: list[bytes] = []
-    size = 0
-    for line in position.rest:
-        if lines and size + len(line) > FRAME_BYTES:
-            client.send(b"\n".join(lines))
-            lines, size = [], 0
-        lines.append(line)
-        size += len(line) + 1
-    if lines:
-        client.send(b"\n".join(lines))
+    for message in joined(position.rest, FRAME_BYTES):
+        client.send(message)

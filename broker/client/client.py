@@ -17,11 +17,12 @@ from math import inf
 
 from broker.client.attaching import Attached, attach_durable, attach_live
 from broker.client.commands import HANDLERS
+from broker.client.joined import joined
 from broker.client.joining import Joining
 from broker.client.outlet import Outlet
 from broker.client.subscribing import subscribe_by_server
 from broker.core.heartbeat import Beat, Heartbeat
-from broker.core.hub import Topic
+from broker.core.hub import FRAME_BYTES, Topic
 from broker.core.session import Session, Subscription
 from broker.durability import Wish
 from broker.node import Node
@@ -40,6 +41,7 @@ class Client:
     """The conversation with one client, from the opened transport to its end."""
 
     __slots__ = (
+        "_advancing",
         "_connect_by",
         "_early",
         "_entries",
@@ -62,6 +64,7 @@ class Client:
         self.session: Session | None = None
         self.closed = False
         self._connect_by = node.clock() + node.options.connect_seconds
+        self._advancing = False
         self._early: list[bytes] | None = None
         """While the answer to connect waits: what is to be sent after it."""
         self._entries: Sequence[Callable[[], None]] = ()
@@ -332,13 +335,19 @@ class Client:
         return bool(self._settling) and getattr(request, "channel", None) in self._settling  # type: ignore[operator]
 
     def _advance(self) -> None:
-        """Run what can run of the line."""
+        """Run what can run of the line. What ends at once calls this from within: whoever runs the line goes on."""
         line = self._line
-        while line and not self.closed:
-            if self._must_wait(line[0]):
-                return
-            self._run(line.popleft())
-        if line is not None:
+        if line is None or self._advancing:
+            return
+        self._advancing = True
+        try:
+            while line and not self.closed:
+                if self._must_wait(line[0]):
+                    return
+                self._run(line.popleft())
+        finally:
+            self._advancing = False
+        if self._line is line:
             self._line = None
             if not self.closed:
                 self.outlet.resume_reading()
@@ -367,4 +376,5 @@ class Client:
     def _flush(self) -> None:
         out, self._out = self._out, None
         if out and not self.closed:
-            self.outlet.send(b"\n".join(out))
+            for message in joined(out, FRAME_BYTES):
+                self.outlet.send(message)

@@ -32,12 +32,14 @@ def history(client: Client, ident: int, request: wire.History) -> None:
 
 async def _answer(client: Client, ident: int, policy: TopicPolicy, request: wire.History) -> None:
     since = None if request.since is None else (request.since.offset, request.since.epoch)
-    outcome = await client.node.durability.history(
-        policy, request.channel, limit=request.limit, since=since, reverse=request.reverse, field="history"
-    )
-    if not client.closed:
+    outcome: HistoryResult | CommandError = CommandError(ErrorCode.INTERNAL)
+    try:
+        outcome = await client.node.durability.history(
+            policy, request.channel, limit=request.limit, since=since, reverse=request.reverse, field="history"
+        )
+    finally:
         if isinstance(outcome, HistoryResult):
             client.reply(ident, "history", outcome)
         else:
             client.fail(ident, outcome)
-    client.published()
+        client.published()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -29,12 +30,16 @@ class Ring:
         floor: the offset behind which it begins.
     """
 
-    __slots__ = ("_entries", "_limits", "floor", "pinned", "size_bytes")
+    __slots__ = ("_entries", "_limits", "floor", "floor_message", "generation", "pinned", "size_bytes")
 
     def __init__(self, limits: RingLimits, floor: int) -> None:
         self._limits = limits
         self._entries: deque[Entry] = deque()
         self.floor = floor
+        self.floor_message = 0
+        """The offset of the newest message up to the floor; 0 when there is none, or none is known."""
+        self.generation = 0
+        """Rises whenever what was read to fit on to the ring does not fit any more."""
         self.size_bytes = 0
         self.pinned = False
         """While set, nothing is dropped: older ones are being fetched that have to fit on to it."""
@@ -49,30 +54,36 @@ class Ring:
         if not self.pinned:
             self.trim()
 
-    def prepend(self, entries: list[Entry], floor: int) -> None:
-        """Add what was fetched of the time before its floor, as much as fits: `entries` are all there are between the
-        new floor and the present one.
+    def prepend(self, entries: Iterable[Entry], floor: int, floor_message: int) -> None:
+        """Add what was fetched of the time before its floor, as much as fits.
+
+        Args:
+            entries: all there are between the new floor and the present one, the newest first.
+            floor: the new one.
+            floor_message: of the new floor.
         """
-        for offset, line in reversed(entries):
+        for offset, line in entries:
             size = len(line) + ENTRY_OVERHEAD_BYTES
             if len(self._entries) >= self._limits.messages or self.size_bytes + size > self._limits.size_bytes:
-                self.floor = offset
+                self.floor = self.floor_message = offset
                 return
             self._entries.appendleft((offset, line))
             self.size_bytes += size
-        self.floor = floor
+        self.floor, self.floor_message = floor, floor_message
 
     def trim(self) -> None:
         """Drop what is beyond the limits."""
         while len(self._entries) > self._limits.messages or self.size_bytes > self._limits.size_bytes:
             self.floor, line = self._entries.popleft()
+            self.floor_message = self.floor
             self.size_bytes -= len(line) + ENTRY_OVERHEAD_BYTES
 
-    def clear(self, floor: int) -> None:
+    def clear(self, floor: int, floor_message: int) -> None:
         """Forget everything up to an offset, which is not below the newest one's."""
         self._entries.clear()
         self.size_bytes = 0
-        self.floor = floor
+        self.floor, self.floor_message = floor, floor_message
+        self.generation += 1
 
     def newest(self) -> int:
         """The offset of its newest publication, or its floor."""
@@ -110,12 +121,11 @@ class RingBudget:
         self._rings[ring] = ring.size_bytes
         self._rings.move_to_end(ring)
         while self.size_bytes > self._limit_bytes and self._rings:
-            oldest, size = next(iter(self._rings.items()))
-            if oldest.pinned:
+            oldest = next((one for one in self._rings if not one.pinned), None)
+            if oldest is None:
                 break
-            del self._rings[oldest]
-            self.size_bytes -= size
-            oldest.clear(oldest.newest())
+            self.size_bytes -= self._rings.pop(oldest)
+            oldest.clear(oldest.newest(), oldest.newest() if len(oldest) else oldest.floor_message)
 
     def gone(self, ring: Ring) -> None:
         """A ring is no more."""

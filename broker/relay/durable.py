@@ -8,9 +8,12 @@ Nothing is read from the stream as long as nothing is missing. See `Mender` for 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Any, Protocol
 
 from broker.core.continuity import Verdict, judge
@@ -19,7 +22,7 @@ from broker.core.ring import RingBudget, RingLimits
 from broker.core.topic import is_wildcard
 from broker.relay.connection import NatsConnection, confirmed
 from broker.relay.errors import JetStreamError, RelayError, RelayTimeoutError, describe
-from broker.relay.flow import NEWEST_TOPICS, Flow, Ready
+from broker.relay.flow import NEWEST_BYTES, NEWEST_TOPICS, Flow, Ready
 from broker.relay.headers import read_block
 from broker.relay.jetstream import JetStream, Stored
 from broker.relay.live import LINGER_SECONDS
@@ -31,7 +34,7 @@ from broker.relay.subjects import Subjects
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 10.0
-"""How long somebody waits for a topic's position."""
+"""How long somebody waits for a topic's position, or for an offset."""
 STARTING = 64
 """Topics whose position is asked for at the same time."""
 SERVED_AT_ONCE = 32
@@ -108,6 +111,7 @@ class DurableRelay:
         self._make_head = make_head
         self._leaving: dict[str, float] = {}
         self._starting = asyncio.Semaphore(STARTING)
+        self._order = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # interest
@@ -144,7 +148,7 @@ class DurableRelay:
         if flow.started:
             ready(None)
         else:
-            flow.waiting.append((self.clock() + READY_SECONDS, ready))
+            flow.waiting.append(ready)
 
     def sweep(self) -> None:
         """Drop what nobody has followed for some seconds, so that a reloaded page finds it, and let nobody wait for
@@ -152,8 +156,9 @@ class DurableRelay:
         """
         now = self.clock()
         for flow in tuple(self.flows.values()):
-            while flow.waiting and flow.waiting[0][0] <= now:
-                flow.waiting.popleft()[1](RelayTimeoutError("the stream has not answered in time"))
+            flow.memo = None
+            if flow.reached:
+                self._never_reached(flow, now)
             if flow.waiting or flow.seekers or self.downstream.followed(flow):
                 self._leaving.pop(flow.name, None)
             elif self._leaving.setdefault(flow.name, now + LINGER_SECONDS) <= now:
@@ -191,19 +196,30 @@ class DurableRelay:
     async def _start(self, flow: Flow, interest: asyncio.Future[bool] | None) -> None:
         """Find out where the topic stands, and let begin who waits."""
         try:
-            if interest is not None:
-                await confirmed(interest)
-            await flow.stream.ready.wait()
-            async with self._starting:
-                await self._position(flow)
-        except RelayError as error:
+            async with asyncio.timeout(READY_SECONDS):
+                if interest is not None:
+                    await confirmed(interest)
+                await flow.stream.ready.wait()
+                async with self._starting:
+                    await self._position(flow)
+        except (RelayError, TimeoutError) as error:
             logger.debug("topic %s can't begin: %s", flow.name, describe(error))
-            self._drop(flow)
-            self._serve(flow, error)
+            self._give_up(flow, error)
             return
+        except Exception as error:
+            self._give_up(flow, error)
+            raise
         for message, previous in flow.take_held():
             self._place(flow, message, previous)
+        if flow.behind > flow.top:
+            self.mend(flow)  # more came meanwhile than could be held
         self._serve(flow, None)
+
+    def _give_up(self, flow: Flow, error: Exception) -> None:
+        self._drop(flow)
+        if not isinstance(error, RelayError):
+            error = RelayTimeoutError("the stream has not answered as it should")
+        self._serve(flow, error)
 
     async def _position(self, flow: Flow) -> None:
         # asked for first: no message up to there can be missing from an answer that says that there is none
@@ -215,7 +231,7 @@ class DurableRelay:
         if flow.latest_only:
             newest = await self._newest(flow, reached) if flow.wildcard else [] if last is None else [last]
             if newest is not None:
-                flow.newest = {}
+                flow.newest, flow.newest_bytes = {}, 0
                 for message in newest:
                     self._keep_newest(flow, message)
         flow.begin(reached, 0 if last is None else last.offset, self.clock())
@@ -230,9 +246,15 @@ class DurableRelay:
     def renewed(self, policy: str) -> None:
         """A policy's stream was made anew: offsets mean nothing any more."""
         logger.warning("the stream of policy %s was made anew; its subscribers begin again", policy)
-        for flow in tuple(self.flows.values()):
-            if flow.policy.name == policy and flow.started:
-                self.lose(flow)
+        lost = [flow for flow in self.flows.values() if flow.policy.name == policy and flow.started]
+        for flow in lost:
+            flow.started = False  # at once: nothing of the new stream must pass for the old one's
+        self.run(self._lose_all(lost))
+
+    async def _lose_all(self, flows: Sequence[Flow]) -> None:
+        for flow in flows:
+            self.lose(flow)
+            await asyncio.sleep(0)
 
     async def _newest(self, flow: Flow, reached: int) -> list[Stored] | None:
         """The newest messages of all topics of a wildcard; None when there are too many."""
@@ -253,7 +275,7 @@ class DurableRelay:
     def _serve(self, flow: Flow, error: RelayError | None) -> None:
         """Tell those who wait, some in each turn of the event loop."""
         for _ in range(min(SERVED_AT_ONCE, len(flow.waiting))):
-            flow.waiting.popleft()[1](error)
+            flow.waiting.popleft()(error)
         if flow.waiting:
             asyncio.get_running_loop().call_soon(self._serve, flow, error)
 
@@ -266,9 +288,6 @@ class DurableRelay:
             self._pass_on(flow, subject, payload, headers)
             return
         message, previous = came
-        if flow.wildcard:
-            # what was before it in its own topic says nothing of the others
-            previous = message.offset - 1
         if flow.started and not flow.busy:
             self._place(flow, message, previous)
         else:
@@ -288,7 +307,7 @@ class DurableRelay:
         if flow.busy:
             flow.hold(message, previous)
             return
-        verdict = judge(flow.top, message.offset, previous)
+        verdict = judge(flow.top, flow.sure, message.offset, flow.before(message, previous))
         if verdict is Verdict.NEXT and not self._may_hide_a_loss(flow, previous):
             self.deliver(flow, message)
         elif verdict is not Verdict.KNOWN:
@@ -296,21 +315,24 @@ class DurableRelay:
             self.mend(flow)
 
     def _may_hide_a_loss(self, flow: Flow, previous: int) -> bool:
-        """Where the one before is not the one delivered last, it has gone from the stream. So may others have that came
-        since this was last looked into, if that is longer ago than messages are kept.
+        """Where the one before is not the one delivered last, that has gone from the stream. So may others have that
+        came since this was last looked into.
         """
-        unlinked = previous != flow.top and not flow.soft and not flow.wildcard
-        return unlinked and self.clock() - flow.checked_at >= flow.policy.history_seconds
+        return previous != flow.top and not flow.wildcard and not self.is_fresh(flow)
+
+    def is_fresh(self, flow: Flow) -> bool:
+        """Whether it was certain so lately that nothing was missing that all messages since are still kept."""
+        return not flow.stream.rolls and self.clock() - flow.checked_at < flow.stream.history_seconds
 
     def deliver(self, flow: Flow, message: Stored) -> None:
         """Hand on the message that comes next."""
-        flow.top, flow.soft = message.offset, False
+        flow.top = message.offset
+        flow.sure = max(flow.sure, flow.top)
         if removed_up_to(message):
-            flow.ring.clear(message.offset)
+            flow.ring.clear(message.offset, message.offset)
             flow.memo = None
             self.budget.changed(flow.ring)
-            if flow.newest is not None:
-                flow.newest.pop(message.subject, None)
+            self._forget_newest(flow, message.subject)
         else:
             line = self.downstream.encode(flow, message, self.topic_of(flow, message), first=True)
             if line is not None:
@@ -330,38 +352,47 @@ class DurableRelay:
             line = self.downstream.encode(flow, message, self.topic_of(flow, message), first=False)
         if line is None:
             return
-        flow.newest.pop(message.subject, None)  # so that they are in the order of their offsets
+        self._forget_newest(flow, message.subject)  # so that they are in the order of their offsets
         flow.newest[message.subject] = (message.offset, line)
-        if len(flow.newest) > NEWEST_TOPICS:
+        flow.newest_bytes += len(line)
+        if len(flow.newest) > NEWEST_TOPICS or (flow.newest_bytes > NEWEST_BYTES and len(flow.newest) > 1):
             flow.newest = None
+
+    def _forget_newest(self, flow: Flow, subject: str) -> None:
+        if flow.newest is not None and (entry := flow.newest.pop(subject, None)) is not None:
+            flow.newest_bytes -= len(entry[1])
 
     def topic_of(self, flow: Flow, message: Stored) -> str:
         return message.subject[len(self._subjects.stored(flow.policy.name, "")) :]
 
     def when_reached(self, flow: Flow, offset: int, callback: Callable[[], None]) -> None:
-        """Call back when an offset that is known to exist was delivered (at once, if it was), or never will be."""
+        """Call back when an offset that is known to exist was delivered (at once, if it was), or can't be waited for
+        any longer.
+        """
         if not flow.started or flow.top >= offset:
             callback()
         else:
-            flow.reached.append((offset, callback))
+            heappush(flow.reached, (offset, next(self._order), self.clock() + READY_SECONDS, callback))
 
     def _tell_reached(self, flow: Flow) -> None:
-        told = [callback for offset, callback in flow.reached if offset <= flow.top]
-        flow.reached = [entry for entry in flow.reached if entry[0] > flow.top]
-        for callback in told:
-            callback()
+        while flow.reached and flow.reached[0][0] <= flow.top:
+            heappop(flow.reached)[3]()
 
     @staticmethod
-    def _never_reached(flow: Flow) -> None:
-        reached, flow.reached = flow.reached, []
-        for _, callback in reached:
+    def _never_reached(flow: Flow, now: float = inf) -> None:
+        """Let nobody wait any longer for an offset that has done so until now."""
+        overdue = [entry for entry in flow.reached if entry[2] <= now]
+        if overdue:
+            flow.reached = [entry for entry in flow.reached if entry[2] > now]
+            heapify(flow.reached)
+        for _, _, _, callback in overdue:
             callback()
 
     def lose(self, flow: Flow) -> None:
         """What comes next can't be had: whoever is subscribed is told, and the topic begins again for others."""
         flow.started = False
         flow.held, flow.held_bytes, flow.behind = [], 0, 0
-        flow.ring.clear(flow.top)
+        flow.ring.clear(flow.top, 0)
         self.budget.changed(flow.ring)
         self._never_reached(flow)
         self.downstream.gap("lost")

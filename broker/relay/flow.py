@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from broker.core.continuity import Kept
 from broker.core.policy import Recovery, TopicPolicy
 from broker.core.ring import Entry, Ring, RingLimits
 from broker.relay.errors import RelayError
@@ -19,11 +18,19 @@ HELD_BYTES = 1024 * 1024
 NEWEST_TOPICS = 1024
 """Topics of a wildcard subscription whose newest message is kept, where that is all its subscribers want."""
 
+NEWEST_BYTES = 8 * 1024 * 1024
+"""The most bytes of them together."""
+
 Ready = Callable[[RelayError | None], None]
 
 
 class Held(NamedTuple):
-    """A live message that waits for those before it."""
+    """A live message that waits for those before it.
+
+    Args:
+        message: the message.
+        previous: the offset of the one before it in its topic; 0 when there was none any more.
+    """
 
     message: Stored
     previous: int
@@ -43,27 +50,26 @@ class Flow:
     """
 
     __slots__ = (
-        "_begun_at",
-        "_last_before",
         "behind",
         "busy",
         "checked_at",
+        "fetched_at",
         "head",
         "held",
         "held_bytes",
-        "kept",
         "memo",
         "name",
         "newest",
+        "newest_bytes",
         "policy",
         "reached",
         "reading",
         "ring",
         "seekers",
-        "soft",
         "started",
         "stream",
         "subject",
+        "sure",
         "top",
         "waiting",
         "wildcard",
@@ -86,42 +92,39 @@ class Flow:
         self.subject = subject
         self.wildcard = wildcard
         self.head = head
-        self.kept = Kept(policy.history_messages, single=not wildcard)
         self.started = False
         """Its position is known; messages flow."""
-        self._begun_at = 0
-        self._last_before = 0
         self.top = 0
-        """Nothing up to this offset is missing: it was delivered, or was there before."""
-        self.soft = False
-        """There is no message at `top`; it is where the stream had got to."""
+        """The offset of the message that was delivered last, or where the stream stood when this began."""
+        self.sure = 0
+        """Nothing up to this offset is missing. Not below `top`; above it where the stream was looked at and had no
+        message of this flow in between."""
         self.ring = Ring(limits, 0)
         self.newest: dict[str, Entry] | None = None
         """The newest publication of each topic, where the policy's recovery is `latest`; None where it isn't, or where
         there are too many."""
+        self.newest_bytes = 0
         self.busy = False
         """A gap is being fetched."""
         self.behind = 0
         """There are messages up to this offset."""
+        self.fetched_at = 0.0
+        """When something was fetched last, of a wildcard's (seconds)."""
         self.held: list[Held] = []
         self.held_bytes = 0
-        self.waiting: deque[tuple[float, Ready]] = deque()
-        """Whom to tell when it has started, and until when they wait."""
+        self.waiting: deque[Ready] = deque()
+        """Whom to tell when it has started, or can't."""
         self.reading = False
         """Older messages than the ring holds are being read."""
         self.seekers: list[tuple[int, Callable[[Any], None]]] = []
         """Who waits for older messages than the ring holds, and from which offset on."""
-        self.reached: list[tuple[int, Callable[[], None]]] = []
-        """Whom to tell when an offset has been delivered."""
+        self.reached: list[tuple[int, int, float, Callable[[], None]]] = []
+        """Whom to tell when an offset has been delivered, the lowest first (a heap), and until when they wait. The
+        second number keeps their order."""
         self.checked_at = 0.0
         """When it was certain that nothing was missing (seconds)."""
         self.memo: tuple[int, int, bytes] | None = None
         """The publications that somebody was sent who came back: behind which offset, up to which, and their JSON."""
-
-    @property
-    def floor_message(self) -> int:
-        """The offset of the newest message up to the ring's floor; 0 when there is none."""
-        return self._last_before if self.ring.floor == self._begun_at else self.ring.floor
 
     @property
     def latest_only(self) -> bool:
@@ -135,13 +138,17 @@ class Flow:
             last: the offset of its last message; 0 for none.
             now: the clock's value.
         """
-        top = last if last and not self.wildcard else reached
-        self.top, self.soft = top, last != top
-        self._begun_at, self._last_before = top, last if last <= top else 0
-        self.ring.clear(top)
+        self.top = self.sure = last if last and not self.wildcard else reached
+        self.ring.clear(self.top, last if last <= self.top else 0)
         self.memo = None
         self.checked_at = now
         self.started = True
+
+    def before(self, message: Stored, previous: int) -> int:
+        """Up to where nothing may be missing for a message to be the next. What was before it in its own topic says
+        nothing of the others that a wildcard stands for.
+        """
+        return message.offset - 1 if self.wildcard else previous
 
     def hold(self, message: Stored, previous: int) -> None:
         """Keep a live message until what comes before it is there."""
@@ -150,8 +157,12 @@ class Flow:
         if len(self.held) < HELD_MESSAGES and self.held_bytes <= HELD_BYTES:
             self.held.append(Held(message, previous))
 
+    def in_order(self) -> list[Held]:
+        """What is held, by offset."""
+        return sorted(self.held, key=lambda one: one.message.offset)
+
     def take_held(self) -> list[Held]:
-        """What was held, in order."""
-        held, self.held, self.held_bytes = self.held, [], 0
-        held.sort(key=lambda one: one.message.offset)
+        """Take what is held, by offset."""
+        held = self.in_order()
+        self.held, self.held_bytes = [], 0
         return held

@@ -85,4 +85,5 @@ def _raw(value: bytes | None) -> msgspec.Raw | UnsetType:
 
 
 def _bytes(value: msgspec.Raw | UnsetType) -> bytes | None:
-    return None if isinstance(value, UnsetType) else bytes(value)
+    # line breaks between tokens would break the frame's lines
+    return None if isinstance(value, UnsetType) else bytes(value).translate(None, b"\r\n")

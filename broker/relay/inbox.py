@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from broker.relay.connection import Confirmation, NatsConnection
-from broker.relay.errors import RelayError, RelayLostError, RelayTimeoutError, RelayUnavailableError
+from broker.relay.errors import RelayError, RelayLostError, RelayRefusedError, RelayTimeoutError, RelayUnavailableError
 from broker.relay.subjects import Subjects
 
 MAX_WAITING = 65_536
@@ -41,7 +41,8 @@ class Inbox:
         self._at = len(self._base) + 1
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[float, Waiter]] = {}
+        self._waiting: dict[int, tuple[float, Waiter, str]] = {}
+        """Until when, who, and for the answer to what subject."""
         self._round: Confirmation | None = None
         self._sent: list[int] = []
         """The requests that share the round."""
@@ -62,7 +63,7 @@ class Inbox:
             raise RelayUnavailableError("NATS does not keep up")
         number = next(self._numbers)
         accepted = self._connection.publish(subject, payload, headers, f"{self._base}.{number}")
-        self._waiting[number] = (self._clock() + seconds, waiter)
+        self._waiting[number] = (self._clock() + seconds, waiter, subject)
         if accepted is not self._round:
             self._round, self._sent = accepted, []
             accepted.add_done_callback(partial(self._round_done, self._sent))
@@ -71,7 +72,7 @@ class Inbox:
     def sweep(self) -> None:
         """Give up what has waited too long. Call it a few times a second."""
         now = self._clock()
-        overdue = [number for number, (until, _) in self._waiting.items() if until <= now]
+        overdue = [number for number, (until, _, _) in self._waiting.items() if until <= now]
         for number in overdue:
             self._fail(number, RelayTimeoutError("NATS has not answered in time"))
 
@@ -81,10 +82,16 @@ class Inbox:
             self._fail(number, RelayLostError("the connection to NATS was lost before it answered"))
 
     def _round_done(self, numbers: list[int], accepted: Confirmation) -> None:
-        # what NATS does not permit it says of a round, not of a message
         problem = accepted.exception()
-        if isinstance(problem, RelayError):
-            for number in numbers:
+        if not isinstance(problem, RelayError):
+            return
+        text = str(problem)
+        for number in numbers:
+            waiting = self._waiting.get(number)
+            # what is not permitted concerns the subject that it names; the others of the round get their answers
+            if waiting is not None and (
+                not isinstance(problem, RelayRefusedError) or f'"{waiting[2].lower()}"' in text
+            ):
                 self._fail(number, problem)
 
     def _fail(self, number: int, error: RelayError) -> None:

@@ -197,6 +197,9 @@ class _BatchWaiter:
             self.fail(RelayTimeoutError("JetStream has answered with what is no message"))
             return True
         headers = read_block(block)
+        if status in (0, END_OF_BATCH) and not self._follows(headers):
+            self.fail(RelayTimeoutError("some of what JetStream has answered was lost on the way"))
+            return True
         if not status:
             self.messages.append(_stored(payload, headers))
             return False
@@ -210,6 +213,10 @@ class _BatchWaiter:
             text = block[: block.find(b"\r\n")].decode(errors="replace")
             self.fail(JetStreamError(status, 0, text.partition(" ")[2]))
         return True
+
+    def _follows(self, headers: Mapping[str, str]) -> bool:
+        """Whether this comes right behind what has come: each message names the one before it in the answer."""
+        return int(headers.get("Nats-Last-Sequence", "0")) == (self.messages[-1].offset if self.messages else 0)
 
     def _end(self, remaining: int, up_to: int) -> None:
         if not self.read.done():
@@ -304,6 +311,20 @@ class JetStream:
         """
         request = {"seq": max(1, start), "next_by_subj": subject, "batch": messages, "max_bytes": size}
         return await self._direct(stream, request)
+
+    async def read_on(self, stream: str, subject: str, *, last: int, messages: int, size: int) -> Batch:
+        """What follows a message that was read before, and has to be there still: else something may have gone from the
+        stream between the two reads. The arguments are those of `read`, but for `last`, that message's sequence.
+
+        Raises:
+            RelayError: as `read`, or the message has gone.
+        """
+        batch = await self.read(stream, subject, start=last, messages=messages + 1, size=size)
+        if not batch.messages or batch.messages[0].offset != last:
+            raise RelayTimeoutError("the stream has lost messages while it was read")
+        if len(batch.messages) == 1 and batch.remaining:  # it is as large as all that may come at a time
+            return await self.read(stream, subject, start=last + 1, messages=messages, size=size)
+        return Batch(batch.messages[1:], batch.remaining)
 
     async def lasts(self, stream: str, subjects: Sequence[str], size: int) -> Batch:
         """The last message of each subject that has one, as the replica knows them that happens to answer.

@@ -27,6 +27,10 @@ RETRY_SECONDS = (0.1, 2.0)
 PATIENCE_SECONDS = 20.0
 """How long a cluster may have too few servers for the replicas before that is taken for a mistake."""
 NANOSECONDS = 1_000_000_000
+_LEAST_MESSAGES = "broker_least_messages"
+_LEAST_UNTIL = "broker_least_until"
+"""Metadata: behind offsets below `until`, not more than `messages` of a topic were kept at some time."""
+_SLACK_MESSAGES = 10_000
 _NOT_FOUND = 10059
 _NAME_IN_USE = 10058
 _NO_PEERS = 10005
@@ -52,6 +56,29 @@ class Stream:
         self.state = "not asked for yet"
         self._looking: asyncio.Task[StreamInfo] | None = None
         self._next: asyncio.Task[StreamInfo] | None = None
+
+    def limit(self, after: int) -> int:
+        """The most messages of a topic that can have come behind an offset without any gone by their number: as the
+        stream is now, or was when it kept fewer. Another node may have other settings.
+        """
+        if self.info is None:
+            return 0
+        limit: int = self.info.config.get("max_msgs_per_subject", 1) - 1
+        least = self.info.config.get("metadata", {})
+        if after < int(least.get(_LEAST_UNTIL, 0)):
+            limit = min(limit, int(least.get(_LEAST_MESSAGES, 0)))
+        return limit
+
+    @property
+    def history_seconds(self) -> float:
+        """How long messages are kept at least, as far as is known."""
+        now: int = 0 if self.info is None else self.info.config.get("max_age", 0)
+        return min(self.policy.history_seconds, now / NANOSECONDS) if now else self.policy.history_seconds
+
+    @property
+    def rolls(self) -> bool:
+        """Whether messages go by their bytes, which no clock tells."""
+        return self.info is not None and self.info.config.get("max_bytes", -1) > 0
 
     def note(self, info: StreamInfo) -> None:
         """Keep a description for those who ask, without what follows from a new epoch; see `take`."""
@@ -143,6 +170,8 @@ class Streams:
                 "choose another nats.prefix or policy name, or remove the stream yourself"
             )
         changed = {key: value for key, value in stream.config.items() if not _same(info.config.get(key), value)}
+        if changed.get("max_msgs_per_subject", 0) > info.config.get("max_msgs_per_subject", 0):
+            changed["metadata"] = _remember_least(info)
         if changed:
             answer = await self._jetstream.call(f"STREAM.UPDATE.{stream.name}", {**info.config, **changed})
             info = _described(answer)
@@ -199,6 +228,18 @@ def stream_config(policy: TopicPolicy, subjects: Subjects, replicas: int) -> dic
         "deny_delete": True,
         "allow_rollup_hdrs": False,
     }
+
+
+def _remember_least(info: StreamInfo) -> dict[str, str]:
+    """The stream's metadata, with how few messages it has kept of a topic up to now: what that has cut off stays gone
+    when it keeps more.
+    """
+    metadata = dict(info.config.get("metadata") or {})
+    least = info.config["max_msgs_per_subject"] - 1
+    if info.state.first_seq < int(metadata.get(_LEAST_UNTIL, 0)):
+        least = min(least, int(metadata[_LEAST_MESSAGES]))
+    # some more, for those that come before the change is there
+    return {**metadata, _LEAST_MESSAGES: str(least), _LEAST_UNTIL: str(info.state.last_seq + _SLACK_MESSAGES)}
 
 
 def is_gone(error: RelayError) -> bool:

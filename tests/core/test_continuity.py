@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.continuity import Kept, Trace, Verdict, judge
+from broker.core.continuity import Reading, Trace, Verdict, judge
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,13 @@ from broker.core.continuity import Kept, Trace, Verdict, judge
     ],
 )
 def test_a_message_is_placed_by_the_one_before_it(offset: int, previous: int, verdict: Verdict) -> None:
-    assert judge(10, offset, previous) is verdict
+    assert judge(10, 10, offset, previous) is verdict
+
+
+def test_where_the_stream_was_looked_at_there_is_no_gap_up_to_there() -> None:
+    assert judge(10, 30, 31, 30) is Verdict.NEXT
+    assert judge(10, 30, 40, 31) is Verdict.GAP
+    assert judge(10, 30, 10, 9) is Verdict.KNOWN
 
 
 @dataclass
@@ -113,17 +119,17 @@ def test_a_read_is_never_taken_for_all_when_something_is_gone(
 ) -> None:
     topic = "a" if single else None
     after = round(where * past.last)
-    kept = Kept(past.limit, single=single)
     traces, there = past.read(after, topic), past.shows_all(after, topic)
     more = 0
     if single:  # of one topic's the rest need not have been read
         more = max(0, len(traces) - max(1, cut))
         traces = traces[: len(traces) - more]
-    witness = kept.has_witness(after, traces)
+    reading = Reading(traces, past.limit, single=single, more=more)
+    witness = reading.has_witness(after)
     if not witness:
         past.forget(forgets)  # the beginning is asked for after the read
     first = 0 if witness else past.first
-    if kept.is_whole(after, traces, more=more, first=first):
+    if reading.is_whole(after, first):
         # a mark among those that were not read shows when they are
         unread = [one for one in past.all if one.offset > (traces[-1].offset if traces else after)] if more else []
         assert there or any(one.removed_up_to for one in unread)
@@ -145,47 +151,48 @@ def test_a_read_is_taken_for_all_when_nothing_has_gone(
     # and no removal concerns what is behind it
     intact = intact and not any(one.removed_up_to > after for one in behind)
     if intact and few:
-        assert Kept(past.limit, single=single).is_whole(after, past.read(after, topic), first=past.first)
+        assert Reading(past.read(after, topic), past.limit, single=single).is_whole(after, past.first)
 
 
 def test_a_client_that_has_seen_the_witness_has_missed_nothing() -> None:
-    kept = Kept(3, single=True)
-    traces = [Trace(offset, "a", 0) for offset in (10, 20, 30, 40)]
-    assert kept.is_whole(10, traces, first=0)
-    assert kept.has_witness(10, traces)
-    assert not kept.is_whole(9, traces, first=1)  # four have come, and perhaps a fifth before them
-    assert not kept.has_witness(9, traces)
+    reading = Reading([Trace(offset, "a", 0) for offset in (10, 20, 30, 40)], 3, single=True)
+    assert reading.has_witness(10)
+    assert reading.is_whole(10, 0)
+    assert not reading.has_witness(9)
+    assert not reading.is_whole(9, 1)  # four have come, and perhaps a fifth before them
+    assert reading.is_whole(25, 0)  # what it has not seen itself is a witness as well
 
 
 def test_what_was_not_read_counts() -> None:
-    kept = Kept(3, single=True)
     traces = [Trace(10, "a", 0), Trace(20, "a", 0)]
-    assert kept.is_whole(10, traces, more=2, first=0)
-    assert not kept.is_whole(10, traces, more=3, first=0)
+    assert Reading(traces, 3, single=True, more=1).is_whole(9, 1)
+    assert not Reading(traces, 3, single=True, more=2).is_whole(9, 1)
 
 
 def test_a_removal_is_missed_by_those_only_who_had_not_seen_what_it_removed() -> None:
-    kept = Kept(3, single=True)
     traces = [Trace(50, "a", 40), Trace(60, "a", 0)]
-    assert kept.is_whole(40, traces, first=50)
-    assert kept.is_whole(45, traces, first=50)
-    assert not kept.is_whole(39, traces, first=50)
-    assert not kept.is_whole(39, traces, first=1)
-    assert [kept.has_witness(after, traces) for after in (39, 40, 45, 50)] == [False, True, True, True]
-    assert not Kept(3, single=False).has_witness(45, traces)  # of other topics it says nothing
+    reading = Reading(traces, 3, single=True)
+    assert reading.is_whole(40, 50)
+    assert reading.is_whole(45, 50)
+    assert not reading.is_whole(39, 50)
+    assert not reading.is_whole(39, 1)
+    assert [reading.has_witness(after) for after in (39, 40, 45, 50)] == [False, True, True, True]
+    assert not Reading(traces, 3, single=False).has_witness(45)  # of other topics it says nothing
 
 
 def test_of_a_wildcard_each_topic_counts_for_itself() -> None:
-    kept = Kept(2, single=False)
     traces = [Trace(1, "x", 0), *(Trace(offset, "ab"[offset % 2], 0) for offset in (2, 3, 4, 5))]
-    assert kept.is_whole(1, traces, first=0)
-    assert not kept.is_whole(1, [*traces, Trace(6, "a", 0)], first=0)
+    assert Reading(traces, 2, single=False).is_whole(1, 0)
+    crowded = Reading([*traces, Trace(6, "a", 0)], 2, single=False)
+    assert not crowded.is_whole(1, 0)
+    assert crowded.is_whole(2, 0)  # of those behind the second there are no more than two each
 
 
 def test_without_a_witness_the_streams_beginning_decides() -> None:
     for single in (True, False):
-        kept = Kept(3, single=single)
-        assert kept.is_whole(10, [], first=11)
-        assert not kept.is_whole(10, [], first=12)
-        assert kept.is_whole(10, [Trace(12, "a", 0)], first=11)
-        assert not kept.is_whole(10, [Trace(12, "a", 0)], first=12)
+        empty = Reading([], 3, single=single)
+        assert empty.is_whole(10, 11)
+        assert not empty.is_whole(10, 12)
+        later = Reading([Trace(12, "a", 0)], 3, single=single)
+        assert later.is_whole(10, 11)
+        assert not later.is_whole(10, 12)

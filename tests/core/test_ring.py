@@ -68,13 +68,15 @@ def test_a_pinned_ring_keeps_everything_until_it_is_trimmed() -> None:
 
 def test_older_ones_fit_in_front_as_far_as_there_is_room() -> None:
     ring = filled(RingLimits(messages=4, size_bytes=1_000_000), 10, 12, floor=8)
-    ring.prepend([(3, b"3"), (5, b"5"), (8, b"8")], 1)
+    ring.prepend([(8, b"8"), (5, b"5"), (3, b"3")], 1, 0)
+    assert (ring.floor, ring.floor_message) == (3, 3)
     assert (ring.floor, ring.between(3, 12)) == (3, [b"5", b"8", b"10", b"12"])
 
 
 def test_nothing_found_between_the_floors_lowers_the_floor() -> None:
     ring = filled(ROOMY, 10, floor=8)
-    ring.prepend([], 4)
+    ring.prepend([], 4, 2)
+    assert ring.floor_message == 2
     assert (ring.floor, ring.between(4, 10)) == (4, [b"10"])
 
 
@@ -104,7 +106,7 @@ class RingModel(RuleBasedStateMachine):
         entries = [(old + one, b"%d:" % (old + one) + b"x" * size) for one in sorted(offsets) if old + one > 0]
         floor = max(0, (entries[0][0] if entries else old) - 1 - below)
         self.all = entries + [entry for entry in self.all if entry[0] > old]
-        self.ring.prepend(entries, floor)
+        self.ring.prepend(reversed(entries), floor, 0)
         assert floor <= self.ring.floor <= old
         if self.ring.floor != floor:  # then because the next one did not fit
             refused = next(entry for entry in entries if entry[0] == self.ring.floor)
@@ -120,7 +122,9 @@ class RingModel(RuleBasedStateMachine):
     @precondition(lambda self: self.top > self.ring.newest())
     @rule()
     def clear(self) -> None:
-        self.ring.clear(self.top)
+        generation = self.ring.generation
+        self.ring.clear(self.top, self.top)
+        assert self.ring.generation > generation
         assert (len(self.ring), self.ring.size_bytes, self.ring.floor) == (0, 0, self.top)
 
     @rule(above=st.integers(0, 12), until=st.integers(0, 60))

@@ -162,7 +162,7 @@ class Bench:
             make_head=publication_head,
         )
         self.mender = Mender(self.relay, self.connection, self.clock)
-        self.seeker = Seeker(self.relay, 1_000_000)
+        self.seeker = Seeker(self.relay, 1_000_000, self.clock)
         self.lives = 0
 
     def clock(self) -> float:

@@ -350,8 +350,8 @@ async def test_a_topic_without_messages_can_be_read_from_where_a_subscriber_was_
         await made.store("other", 1, 2, 3)
         flow = await made.follow("quiet")
         assert await data(made, "quiet", since=flow.top) == []
-        assert await data(made, "quiet", since=flow.top + 1) is UNRECOVERABLE
+        assert await data(made, "quiet", since=1_000) is UNRECOVERABLE
         await made.api(f"STREAM.PURGE.{made.stream}")
         await made.store("other", 4, 5)
         await made.api(f"STREAM.PURGE.{made.stream}")
-        assert await data(made, "quiet", since=flow.top) is UNRECOVERABLE  # perhaps something was there
+        assert await data(made, "quiet", since=1) is UNRECOVERABLE  # perhaps something was there

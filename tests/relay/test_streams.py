@@ -134,7 +134,7 @@ async def test_somebody_elses_stream_is_refused_with_one_clear_line(nats: NatsSe
         assert name in text
         assert "\n" not in text
         assert await config_of(made) == before
-        assert made.streams.reasons_against() == [f"stream {made.stream} is not there yet"]
+        assert made.streams.reasons_against() == [f"stream {made.stream}: not asked for yet"]
 
 
 async def test_what_cant_be_changed_is_refused_and_nothing_is_changed(nats: NatsServer) -> None:
