@@ -169,7 +169,7 @@ class DurableRelay:
             del self.flows[flow.name]
             self._leaving.pop(flow.name, None)
             self._connection.unsubscribe(self._subjects.live(flow.policy.name, flow.name))
-        flow.started = False
+        flow.end()
         self.budget.gone(flow.ring)
         self._never_reached(flow)
 
@@ -272,14 +272,14 @@ class DurableRelay:
 
     def _may_hide_a_loss(self, flow: Flow, previous: int) -> bool:
         """Where the one before is not the one delivered last, it has gone from the stream. So may others have that came
-        since this was last looked into, if that is longer ago than messages are kept.
+        since this was last looked into: by bytes at any time, by age if that is longer ago than messages are kept.
         """
-        unlinked = previous != flow.top and not flow.soft and not flow.wildcard
-        return unlinked and self.clock() - flow.checked_at >= flow.policy.history_seconds
+        linked = previous > 0 and previous == flow.top
+        return not linked and not flow.wildcard and not flow.is_fresh(self.clock())
 
     def deliver(self, flow: Flow, message: Stored) -> None:
         """Hand on the message that comes next."""
-        flow.top, flow.soft = message.offset, False
+        flow.top = message.offset
         if removed_up_to(message):
             flow.ring.clear(message.offset)
             flow.memo = None
@@ -334,8 +334,7 @@ class DurableRelay:
 
     def lose(self, flow: Flow) -> None:
         """What comes next can't be had: whoever is subscribed is told, and the topic begins again for others."""
-        flow.started = False
-        flow.held, flow.held_bytes, flow.behind = [], 0, 0
+        flow.end()
         flow.ring.clear(flow.top)
         self.budget.changed(flow.ring)
         self._never_reached(flow)

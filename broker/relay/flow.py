@@ -52,18 +52,20 @@ class Flow:
         "held",
         "held_bytes",
         "kept",
+        "life",
         "memo",
         "name",
         "newest",
         "policy",
         "reached",
         "reading",
+        "repaired",
         "ring",
         "seekers",
-        "soft",
         "started",
         "stream",
         "subject",
+        "sure",
         "top",
         "waiting",
         "wildcard",
@@ -89,18 +91,22 @@ class Flow:
         self.kept = Kept(policy.history_messages, single=not wildcard)
         self.started = False
         """Its position is known; messages flow."""
+        self.life = 0
+        """Rises when it ends or begins again: what was read before means nothing then."""
         self._begun_at = 0
         self._last_before = 0
         self.top = 0
         """Nothing up to this offset is missing: it was delivered, or was there before."""
-        self.soft = False
-        """There is no message at `top`; it is where the stream had got to."""
+        self.sure = 0
+        """When the stream had got to this offset, nothing was missing: what it has forgotten up to there was seen."""
         self.ring = Ring(limits, 0)
         self.newest: dict[str, Entry] | None = None
         """The newest publication of each topic, where the policy's recovery is `latest`; None where it isn't, or where
         there are too many."""
         self.busy = False
         """A gap is being fetched."""
+        self.repaired = False
+        """Something was fetched that had not come by itself."""
         self.behind = 0
         """There are messages up to this offset."""
         self.held: list[Held] = []
@@ -136,12 +142,27 @@ class Flow:
             now: the clock's value.
         """
         top = last if last and not self.wildcard else reached
-        self.top, self.soft = top, last != top
+        self.top = top
+        self.sure = reached
         self._begun_at, self._last_before = top, last if last <= top else 0
         self.ring.clear(top)
         self.memo = None
         self.checked_at = now
         self.started = True
+
+    def end(self) -> None:
+        """It is no more, or begins anew."""
+        self.started = self.busy = self.repaired = False
+        self.life += 1
+        self.held, self.held_bytes, self.behind = [], 0, 0
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether it was certain so lately that nothing was missing that all messages since are still kept."""
+        return self.policy.history_bytes is None and now - self.checked_at < self.policy.history_seconds
+
+    def forgotten(self, first: int) -> bool:
+        """Whether something may have gone unseen from a stream that begins at this offset."""
+        return first > max(self.top, self.sure) + 1
 
     def hold(self, message: Stored, previous: int) -> None:
         """Keep a live message until what comes before it is there."""

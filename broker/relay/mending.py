@@ -10,13 +10,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from math import inf
 
 from broker.core.continuity import Trace
 from broker.relay.connection import NatsConnection
 from broker.relay.durable import DurableRelay
-from broker.relay.errors import RelayError, describe
+from broker.relay.errors import RelayError, RelayTimeoutError, describe
 from broker.relay.flow import Flow
-from broker.relay.jetstream import LAST_SUBJECTS, JetStream, Stored
+from broker.relay.jetstream import LAST_SUBJECTS, Batch, JetStream, Stored, StreamState
 from broker.relay.stored import trace
 from broker.relay.streams import Stream, Streams, is_gone
 
@@ -70,9 +71,9 @@ class Mender:
             self._expected.append((self._clock() + GRACE_SECONDS, flow, offset))
 
     async def _mend(self, flow: Flow) -> None:
-        fetched = 0
         tries = 0
-        while flow.started:
+        life = flow.life
+        while flow.life == life:
             before = flow.top
             try:
                 whole = await self._fetch(flow)
@@ -81,13 +82,13 @@ class Mender:
                 await self._pause(tries)
                 tries += 1
                 continue
-            if not whole:
+            if not whole or flow.life != life:
                 break
-            fetched += flow.top > before
             flow.busy = False
             if self._splice(flow):
-                if fetched and not flow.wildcard:
+                if flow.repaired and not flow.wildcard:
                     self._durable.downstream.gap("repaired")
+                flow.repaired = False
                 return
             flow.busy = True
             if flow.top > before:
@@ -98,8 +99,7 @@ class Mender:
                 tries = 0
                 continue
             await self._pause(tries)  # the replica that answered was behind
-        flow.busy = False
-        if flow.started:
+        if flow.life == life:
             self._durable.lose(flow)
 
     def _splice(self, flow: Flow) -> bool:
@@ -121,6 +121,8 @@ class Mender:
             return False
         if flow.behind <= last:
             return False
+        if not flow.started:
+            return True
         logger.warning("policy %s: messages came that its stream does not have", flow.policy.name)
         flow.behind = 0
         for message, previous in flow.take_held():
@@ -141,20 +143,21 @@ class Mender:
         return await (self._fetch_wildcard(flow) if flow.wildcard else self._fetch_topic(flow))
 
     async def _fetch_topic(self, flow: Flow) -> bool:
+        life = flow.life
         while True:
             batch = await self._jetstream.read(
                 flow.stream.name, flow.subject, start=flow.top, messages=BATCH_MESSAGES, size=BATCH_BYTES
             )
-            if not await self._is_whole(flow, [trace(one) for one in batch.messages], more=batch.remaining):
+            if not await self._is_whole(flow, life, [trace(one) for one in batch.messages], more=batch.remaining):
                 return False
             self._deliver(flow, batch.messages)
-            if not batch.remaining or not flow.started:
+            if not batch.remaining:
                 return True
             await self._durable.downstream.flushed(flow)  # no faster than it goes out
 
     async def _fetch_wildcard(self, flow: Flow) -> bool:
         found: list[Stored] = []
-        start, size = flow.top, 0
+        start, size, life = flow.top, 0, flow.life
         while True:
             batch = await self._jetstream.read(
                 flow.stream.name, flow.subject, start=start, messages=BATCH_MESSAGES, size=BATCH_BYTES
@@ -166,25 +169,26 @@ class Mender:
             if len(found) > WILDCARD_MESSAGES or size > WILDCARD_BYTES:
                 return False
             start = batch.messages[-1].offset + 1
-        if not await self._is_whole(flow, [trace(one) for one in found]):
+        if not await self._is_whole(flow, life, [trace(one) for one in found]):
             return False
         self._deliver(flow, found)
         return True
 
-    async def _is_whole(self, flow: Flow, traces: Sequence[Trace], more: int = 0) -> bool:
+    async def _is_whole(self, flow: Flow, life: int, traces: Sequence[Trace], more: int = 0) -> bool:
+        """Whether a read was all there is behind the top of a flow that has not begun anew meanwhile."""
         top = flow.top
         first = 0
-        if not flow.kept.has_witness(top, traces) and not self._is_fresh(flow):
+        if not flow.kept.has_witness(top, traces) and not flow.is_fresh(self._clock()):
             first = (await self._durable.look(flow)).state.first_seq
-        return flow.started and flow.kept.is_whole(top, traces, more=more, first=first)
-
-    def _is_fresh(self, flow: Flow) -> bool:
-        """Whether it was certain so lately that nothing was missing that all messages since are still kept."""
-        return flow.policy.history_bytes is None and self._clock() - flow.checked_at < flow.policy.history_seconds
+            if not flow.forgotten(first):
+                first = 0
+        return flow.life == life and flow.kept.is_whole(top, traces, more=more, first=first)
 
     def _deliver(self, flow: Flow, messages: Sequence[Stored]) -> None:
+        came = {one.message.offset for one in flow.held}
         for message in messages:
             if message.offset > flow.top:
+                flow.repaired = flow.repaired or message.offset not in came
                 self._durable.deliver(flow, message)
 
     # tails
@@ -202,7 +206,7 @@ class Mender:
         if self._connection.connected:
             for check in self._checks.values():
                 if check.due <= now and not check.running and check.stream.ready.is_set():
-                    check.running = True
+                    check.running, check.due = True, inf
                     self._durable.run(self._check(check))
 
     def reconnected(self) -> None:
@@ -213,17 +217,18 @@ class Mender:
 
     async def _check(self, check: _Check) -> None:
         """Compare the last message of each topic here with the stream's."""
-        period = min(CHECK_SECONDS, check.stream.policy.history_seconds / 2)
+        pause = random.uniform(0.75, 1) * min(CHECK_SECONDS, check.stream.policy.history_seconds / 2)  # noqa: S311 - jitter
         try:
             await self._compare(check)
-            check.due = self._clock() + random.uniform(0.75, 1) * period  # noqa: S311 - jitter
         except RelayError as error:
             logger.debug("stream %s can't be compared now: %s", check.stream.name, describe(error))
-            check.due = self._clock() + random.uniform(0.25, 1)  # noqa: S311 - jitter
+            pause = random.uniform(0.25, 1)  # noqa: S311 - jitter
             if is_gone(error):
                 await self._renew(check)
         finally:
             check.running = False
+            if check.due == inf:  # not, when a reconnect has asked for the next one meanwhile
+                check.due = self._clock() + pause
 
     async def _renew(self, check: _Check) -> None:
         try:
@@ -240,38 +245,55 @@ class Mender:
         if check.stream.take(info):
             self._durable.renewed(policy)
             return
-        last, first = info.state.last_seq, info.state.first_seq
-        flows = [flow for flow in tops if flow.started]
+        last = info.state.last_seq
+        lives = {flow: flow.life for flow in tops if flow.started}
+        for flow in lives:
+            if tops[flow] > last:
+                logger.warning("topic %s had messages that its stream does not have", flow.name)
+                self._durable.lose(flow)
         if last != check.reached:
             await asyncio.sleep(GRACE_SECONDS)
-            topics = [flow for flow in flows if not flow.wildcard and flow.top < last]
+            behind = [flow for flow, life in lives.items() if flow.life == life and flow.top < last]
+            topics = [flow for flow in behind if not flow.wildcard]
             for begin in range(0, len(topics), LAST_SUBJECTS):
-                await self._compare_topics(topics[begin : begin + LAST_SUBJECTS], first)
-            for flow in flows:
-                if flow.started and tops[flow] > last:
-                    logger.warning("topic %s had messages that its stream does not have", flow.name)
-                    self._durable.lose(flow)
-                elif flow.wildcard and flow.top < last:
+                await self._compare_topics(topics[begin : begin + LAST_SUBJECTS], info.state)
+            for flow in behind:
+                if flow.wildcard and flow.life == lives[flow]:
                     self.mend(flow)
         check.reached = last
-        for flow in flows:
-            if not flow.busy:
+        for flow, life in lives.items():
+            if flow.life == life and not flow.busy:
                 flow.checked_at = max(flow.checked_at, begun)
+                flow.sure = max(flow.sure, last)
 
-    async def _compare_topics(self, flows: Sequence[Flow], first: int) -> None:
-        batch = await self._jetstream.lasts(flows[0].stream.name, [flow.subject for flow in flows], BATCH_BYTES)
+    async def _compare_topics(self, flows: Sequence[Flow], state: StreamState) -> None:
+        """Compare the last messages of some topics; raises RelayTimeoutError where they can't be had as of `state`."""
+        lives = [flow.life for flow in flows]
+        batch = await self._lasts(flows[0].stream, [flow.subject for flow in flows], state)
         lasts = {message.subject: message.offset for message in batch.messages}
-        for flow in flows:
+        for flow, life in zip(flows, lives, strict=True):
             last = lasts.get(flow.subject)
-            if not flow.started or flow.busy:
+            if flow.life != life or flow.busy:
                 continue
             if last is None:
                 # all its messages have gone; perhaps some, too, that were never seen here
-                if not self._is_fresh(flow) and first > flow.top + 1:
+                if not flow.is_fresh(self._clock()) and flow.forgotten(state.first_seq):
                     self._durable.lose(flow)
             elif last > flow.top:
                 flow.behind = max(flow.behind, last)
                 self.mend(flow)
+
+    async def _lasts(self, stream: Stream, subjects: Sequence[str], state: StreamState) -> Batch:
+        batch = await self._jetstream.lasts(stream.name, subjects, BATCH_BYTES)
+        if not batch.messages and state.messages:
+            # an empty answer does not say how far its replica has got; one with the stream's newest message does
+            newest = await self._jetstream.last(stream.name, stream.config["subjects"][0])
+            if newest is None:
+                return batch
+            batch = await self._jetstream.lasts(stream.name, [*subjects, newest.subject], BATCH_BYTES)
+        if state.messages and batch.up_to < state.last_seq:
+            raise RelayTimeoutError("the stream's replicas are behind")
+        return batch
 
 
 class _Check:
