@@ -29,6 +29,20 @@ class Held(NamedTuple):
     previous: int
 
 
+class Seeking(NamedTuple):
+    """Somebody who waits for older messages than the ring holds.
+
+    Args:
+        after: they came behind this offset.
+        life: the flow's, when it was asked.
+        found: told what there is.
+    """
+
+    after: int
+    life: int
+    found: Callable[[Any], None]
+
+
 class Flow:
     """What a node knows of a topic while it has subscribers here, and a little longer.
 
@@ -115,8 +129,7 @@ class Flow:
         """Whom to tell when it has started, and until when they wait."""
         self.reading = False
         """Older messages than the ring holds are being read."""
-        self.seekers: list[tuple[int, Callable[[Any], None]]] = []
-        """Who waits for older messages than the ring holds, and from which offset on."""
+        self.seekers: list[Seeking] = []
         self.reached: list[tuple[int, Callable[[], None]]] = []
         """Whom to tell when an offset has been delivered."""
         self.checked_at = 0.0
@@ -126,8 +139,11 @@ class Flow:
 
     @property
     def floor_message(self) -> int:
-        """The offset of the newest message up to the ring's floor; 0 when there is none."""
-        return self._last_before if self.ring.floor == self._begun_at else self.ring.floor
+        """A message that is known to be there, or to have been: the newest up to the ring's floor, or one behind it. 0
+        when there is none.
+        """
+        floor = self.ring.floor
+        return min(floor, self._last_before) if floor <= self._begun_at else floor
 
     @property
     def latest_only(self) -> bool:

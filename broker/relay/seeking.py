@@ -8,13 +8,14 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 from broker.core.continuity import Trace
 from broker.core.ring import Entry
 from broker.relay.durable import DurableRelay
 from broker.relay.errors import RelayError, RelayTimeoutError, describe
-from broker.relay.flow import Flow
+from broker.relay.flow import Flow, Seeking
 from broker.relay.stored import removed_up_to, trace
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ BATCH_BYTES = 1024 * 1024
 RECOVERED_MESSAGES = 10_000
 """The most messages that are read for those who come back."""
 ATTEMPTS = 4
-"""Reads for those who wait at the same time, where the one that is farthest back is too far."""
+"""Reads that may bring nobody anything, since the history was removed or begun anew meanwhile."""
 LAG_TRIES = 5
 LAG_SECONDS = 0.05
 SERVED_AT_ONCE = 32
@@ -94,13 +95,14 @@ class Seeker:
         elif after >= flow.ring.floor:
             found(Missed(()))
         else:
-            flow.seekers.append((after, found))
+            flow.seekers.append(Seeking(after, flow.life, found))
             if not flow.reading:
                 flow.reading = True
                 self._durable.run(self._read_back(flow))
 
     async def _beyond(self, flow: Flow, after: int, found: Found) -> None:
         """Somebody has seen more than this node: it is behind, or the offset was never one."""
+        life = flow.life
         try:
             last = (await self._durable.look(flow)).state.last_seq
             if not flow.wildcard and after <= last:
@@ -109,52 +111,62 @@ class Seeker:
         except RelayError as error:
             found(error)
             return
-        if after <= flow.top or after > last or not flow.started:
-            self._again(flow, after, found)
+        if after <= flow.top or after > last or flow.life != life:
+            self._again(flow, life, after, found)
             return
         flow.behind = max(flow.behind, after)
         self._durable.mend(flow)
-        self._durable.when_reached(flow, after, lambda: self._again(flow, after, found))
+        self._durable.when_reached(flow, after, lambda: self._again(flow, life, after, found))
 
-    def _again(self, flow: Flow, after: int, found: Found) -> None:
-        if flow.started and after <= flow.top:
+    def _again(self, flow: Flow, life: int, after: int, found: Found) -> None:
+        if flow.life == life and after <= flow.top:
             self.seek(flow, after, found)
         else:
             found(GONE)
 
     async def _read_back(self, flow: Flow) -> None:
-        """Serve all who wait for this flow's past, with one read for those that are there by its end."""
-        flow.ring.pinned = True
+        """Serve all who wait for this flow's past, with one read for those that are there by its end, and another one
+        for those who came meanwhile and are farther back.
+        """
+        fruitless = 0
         try:
-            for _ in range(ATTEMPTS):
-                if not flow.seekers:
-                    return
-                await self._serve_from(flow, min(after for after, _ in flow.seekers))
-            await self._answer(flow, 0, lambda _: GONE)
-        except RelayError as error:
-            logger.debug("the past of %s can't be read now: %s", flow.name, describe(error))
-            failure = error
-            await self._answer(flow, 0, lambda _: failure)
+            while flow.seekers:
+                flow.ring.pinned = True
+                try:
+                    served = await self._serve_from(flow, min(one.after for one in flow.seekers))
+                    if not served and fruitless == ATTEMPTS:
+                        served = await self._answer(flow, 0, lambda _: GONE)
+                except RelayError as error:
+                    logger.debug("the past of %s can't be read now: %s", flow.name, describe(error))
+                    served = await self._answer(flow, 0, partial(_the_same, error))
+                finally:
+                    self._unpin(flow)
+                fruitless = 0 if served else fruitless + 1
         finally:
             flow.reading = False
-            flow.ring.pinned = False
-            flow.ring.trim()
-            if flow.started:
-                self._durable.budget.changed(flow.ring)
 
-    async def _serve_from(self, flow: Flow, farthest: int) -> None:
-        """Read from where the one stands that is farthest back, and answer those that this is good for."""
+    def _unpin(self, flow: Flow) -> None:
+        flow.ring.pinned = False
+        flow.ring.trim()
+        if flow.started:
+            self._durable.budget.changed(flow.ring)
+
+    async def _serve_from(self, flow: Flow, farthest: int) -> bool:
+        """Read from where the one stands that is farthest back, and answer those that this is good for; whether there
+        were any.
+        """
+        life = flow.life
         past = await self._read(flow, farthest)
         if past is None:  # too far back; the others perhaps are not
-            await self._answer(flow, 0, lambda after: GONE if after <= farthest else None)
-            return
-        witnessed = all(flow.kept.has_witness(after, past.from_(after)) for after in {one for one, _ in flow.seekers})
+            return await self._answer(flow, 0, lambda after: GONE if after <= farthest else None)
+        waiting = {one.after for one in flow.seekers}
+        witnessed = all(flow.kept.has_witness(after, past.from_(after)) for after in waiting)
         first = 0 if witnessed else (await self._durable.look(flow)).state.first_seq
-        if not flow.started or flow.ring.floor != past.until:
-            return  # it was made anew, or its history was removed: once more
         known: dict[int, bool] = {}
 
-        def judge(after: int) -> Missed | Gone:
+        def judge(after: int) -> Missed | Gone | None:
+            if flow.life != life or flow.ring.floor > past.until:
+                return None  # begun anew, or its history was removed: once more
             whole = known.get(after)
             if whole is None:
                 whole = flow.kept.is_whole(after, past.from_(after), more=past.more, first=first)
@@ -164,21 +176,27 @@ class Seeker:
         missed = Missed(past.entries)
         if judge(farthest) is missed:
             flow.ring.prepend(past.entries, farthest)
-        await self._answer(flow, farthest, judge)
+        return await self._answer(flow, farthest, judge)
 
-    async def _answer(self, flow: Flow, least: int, judge: Callable[[int], Missed | Gone | RelayError | None]) -> None:
+    async def _answer(self, flow: Flow, least: int, judge: Callable[[int], Missed | Gone | RelayError | None]) -> bool:
         """Answer those who wait from `least` on, but for those whom `judge` has nothing for; some in each turn of the
-        event loop.
+        event loop. Whether somebody was answered.
         """
+        answered = False
         taken, flow.seekers = flow.seekers, []
-        for number, (after, found) in enumerate(taken):
-            answer = judge(after) if after >= least else None
-            if answer is None:
-                flow.seekers.append((after, found))
+        for number, one in enumerate(taken):
+            if one.life != flow.life:
+                answer: Missed | Gone | RelayError | None = GONE  # its offset means nothing any more
             else:
-                found(answer)
+                answer = judge(one.after) if one.after >= least else None
+            if answer is None:
+                flow.seekers.append(one)
+            else:
+                answered = True
+                one.found(answer)
             if number % SERVED_AT_ONCE == SERVED_AT_ONCE - 1:
                 await asyncio.sleep(0)
+        return answered
 
     async def _read(self, flow: Flow, after: int) -> _Past | None:
         """Read what is between an offset and the ring; None when it is too much.
@@ -220,3 +238,7 @@ class Seeker:
             if past.size_bytes > self._size_bytes or len(past.traces) > RECOVERED_MESSAGES:
                 return None
             start = batch.messages[-1].offset + 1
+
+
+def _the_same(error: RelayError, _: int) -> RelayError:
+    return error
