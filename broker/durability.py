@@ -17,6 +17,7 @@ from broker.core.ring import RingLimits
 from broker.core.topic import is_wildcard, topic_problem
 from broker.metrics import Metrics
 from broker.publications import make_push, publication_problem
+from broker.relay.checking import Checker
 from broker.relay.connection import NatsConnection
 from broker.relay.durable import DurableRelay
 from broker.relay.errors import RelayError, RelayUnavailableError
@@ -59,7 +60,7 @@ class Wish:
         epoch: of that offset; empty for any.
         strict: whether it would rather have an error than begin anew.
         server_side: whether the server subscribes it. SDKs pass over a first publication in the reply then.
-        reply_bytes: the most that its publications may have in the reply; more follow as pushes.
+        sharing: how many subscriptions share the reply; what has no room in it follows as pushes.
     """
 
     recover: bool = False
@@ -67,7 +68,12 @@ class Wish:
     epoch: str = ""
     strict: bool = False
     server_side: bool = False
-    reply_bytes: int = REPLY_BYTES
+    sharing: int = 1
+
+    @property
+    def reply_bytes(self) -> int:
+        """The most that its publications may have in the reply."""
+        return REPLY_BYTES // self.sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,8 @@ class Durability:
             rings_bytes=options.rings_bytes,
             make_head=publication_head,
         )
-        self._mender = Mender(self._relay, connection, clock)
+        self._mender = Mender(self._relay, clock)
+        self._checker = Checker(self._relay, connection, clock)
         self._seeker = Seeker(self._relay, options.recovery_bytes, clock)
         self._options = options
         self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
@@ -157,7 +164,7 @@ class Durability:
         if self.streams.by_policy and not self._settled:
             self._settled = True
             self._relay.run(self._settle())
-        self._mender.reconnected()
+        self._checker.reconnected()
 
     def disconnected(self) -> None:
         self._inbox.lost()
@@ -166,6 +173,7 @@ class Durability:
         """Call it about ten times a second."""
         self._inbox.sweep()
         self._mender.tick()
+        self._checker.tick()
 
     def sweep(self) -> None:
         """Call it about every second."""

@@ -12,7 +12,7 @@ from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, T
 from broker.client.answers import send_rest, subscribe_result
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
-from broker.durability import REPLY_BYTES, Position, Wish
+from broker.durability import Position, Wish
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 from broker.wire.replies import ConnectResult, RefreshResult, SubscribeResult, raw
@@ -179,10 +179,9 @@ def _attach_all(
         if len(joined) == len(wanted):
             client.let_go(partial(answer, joined))
 
-    reply_bytes = REPLY_BYTES // len(wanted)
     for one, policy in wanted:
         before = positions.get(one.topic, _NOWHERE)
-        wish = Wish(before.recover, before.offset, before.epoch, server_side=True, reply_bytes=reply_bytes)
+        wish = Wish(before.recover, before.offset, before.epoch, server_side=True, sharing=len(wanted))
         subscription = Subscription(policy, info=one.info, server_side=True)
         client.attach(one.topic, subscription, wish, partial(attached, one.topic))
 

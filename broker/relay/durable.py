@@ -187,7 +187,7 @@ class DurableRelay:
             self._connection.unsubscribe(self._subjects.live(flow.policy.name, flow.name))
             if flow.policy.join_leave:
                 self._connection.unsubscribe(self._subjects.members(flow.name))
-        flow.started = False
+        flow.end()
         self.budget.gone(flow.ring)
         self._never_reached(flow)
 
@@ -318,7 +318,8 @@ class DurableRelay:
         """Where the one before is not the one delivered last, that has gone from the stream. So may others have that
         came since this was last looked into.
         """
-        return previous != flow.top and not flow.wildcard and not self.is_fresh(flow)
+        linked = previous > 0 and previous == flow.top
+        return not linked and not flow.wildcard and not self.is_fresh(flow)
 
     def is_fresh(self, flow: Flow) -> bool:
         """Whether it was certain so lately that nothing was missing that all messages since are still kept."""
@@ -390,8 +391,7 @@ class DurableRelay:
 
     def lose(self, flow: Flow) -> None:
         """What comes next can't be had: whoever is subscribed is told, and the topic begins again for others."""
-        flow.started = False
-        flow.held, flow.held_bytes, flow.behind = [], 0, 0
+        flow.end()
         flow.ring.clear(flow.top, 0)
         self.budget.changed(flow.ring)
         self._never_reached(flow)

@@ -36,6 +36,20 @@ class Held(NamedTuple):
     previous: int
 
 
+class Seeking(NamedTuple):
+    """Somebody who waits for older messages than the ring holds.
+
+    Args:
+        after: they came behind this offset.
+        life: the flow's, when it was asked.
+        found: told what there is.
+    """
+
+    after: int
+    life: int
+    found: Callable[[Any], None]
+
+
 class Flow:
     """What a node knows of a topic while it has subscribers here, and a little longer.
 
@@ -57,6 +71,7 @@ class Flow:
         "head",
         "held",
         "held_bytes",
+        "life",
         "memo",
         "name",
         "newest",
@@ -94,6 +109,8 @@ class Flow:
         self.head = head
         self.started = False
         """Its position is known; messages flow."""
+        self.life = 0
+        """Rises when it ends or begins anew: what was asked before means nothing then."""
         self.top = 0
         """The offset of the message that was delivered last, or where the stream stood when this began."""
         self.sure = 0
@@ -116,8 +133,7 @@ class Flow:
         """Whom to tell when it has started, or can't."""
         self.reading = False
         """Older messages than the ring holds are being read."""
-        self.seekers: list[tuple[int, Callable[[Any], None]]] = []
-        """Who waits for older messages than the ring holds, and from which offset on."""
+        self.seekers: list[Seeking] = []
         self.reached: list[tuple[int, int, float, Callable[[], None]]] = []
         """Whom to tell when an offset has been delivered, the lowest first (a heap), and until when they wait. The
         second number keeps their order."""
@@ -143,6 +159,12 @@ class Flow:
         self.memo = None
         self.checked_at = now
         self.started = True
+
+    def end(self) -> None:
+        """It is no more, or begins anew."""
+        self.started = self.busy = False
+        self.life += 1
+        self.held, self.held_bytes, self.behind = [], 0, 0
 
     def before(self, message: Stored, previous: int) -> int:
         """Up to where nothing may be missing for a message to be the next. What was before it in its own topic says

@@ -13,7 +13,7 @@ from broker.core.continuity import Reading, Trace
 from broker.core.ring import Entry
 from broker.relay.durable import DurableRelay
 from broker.relay.errors import RelayError, RelayTimeoutError, describe
-from broker.relay.flow import Flow
+from broker.relay.flow import Flow, Seeking
 from broker.relay.stored import removed_up_to, trace
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,9 @@ READ_PAUSE_SECONDS = 0.05
 """After so many reads for the same topic, how long there is at least between two of them."""
 LAG_TRIES = 5
 LAG_SECONDS = 0.05
+SERVED_AT_ONCE = 32
 TURN_SECONDS = 0.005
-"""How long those who wait for a read are served in one turn of the event loop."""
+"""How many of those who wait for a read are served in one turn of the event loop, and for how long at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class _Past:
     """
 
     def __init__(self, after: int, until: int, size_bytes: int) -> None:
+        self.after = after
         self.until = until
         self.floor = after
         """The entries are all there are behind this. Who stands before it has missed more than it is given."""
@@ -111,7 +113,7 @@ class Seeker:
         elif after >= flow.ring.floor or flow.latest_only:
             found(Missed(()))
         else:
-            flow.seekers.append((after, found))
+            flow.seekers.append(Seeking(after, flow.life, found))
             if not flow.reading:
                 flow.reading = True
                 self._durable.run(self._read_back(flow))
@@ -149,10 +151,12 @@ class Seeker:
         flow.ring.pinned = True
         tries = 0
         try:
-            while flow.seekers and flow.started:
+            while flow.seekers:
+                if await self._dismiss(flow):
+                    continue
                 generation = flow.ring.generation
                 try:
-                    past = await self._read(flow, min(after for after, _ in flow.seekers))
+                    past = await self._read(flow, min(one.after for one in flow.seekers))
                     first = (await self._durable.look(flow)).state.first_seq
                 except RelayError as error:
                     logger.debug("the past of %s can't be read now: %s", flow.name, describe(error))
@@ -163,7 +167,6 @@ class Seeker:
                 tries += 1
                 if tries > MANY_READS:
                     await asyncio.sleep(READ_PAUSE_SECONDS)  # of many who are too far back, each costs a read
-            await self._answer(flow, _always(GONE))
         finally:
             flow.reading = False
             flow.ring.pinned = False
@@ -171,8 +174,19 @@ class Seeker:
             if flow.started:
                 self._durable.budget.changed(flow.ring)
             rest, flow.seekers = flow.seekers, []
-            for _, found in rest:
-                found(RelayTimeoutError("the stream has not answered as it should"))
+            for one in rest:
+                one.found(RelayTimeoutError("the stream has not answered as it should"))
+
+    async def _dismiss(self, flow: Flow) -> bool:
+        """Tell those who asked before the flow began anew; whether there was anybody to tell."""
+        if not flow.started:
+            await self._answer(flow, _always(GONE))
+            return True
+        stale = [one for one in flow.seekers if one.life != flow.life]
+        flow.seekers = [one for one in flow.seekers if one.life == flow.life]
+        for one in stale:
+            one.found(GONE)
+        return bool(stale)
 
     async def _serve(self, flow: Flow, past: _Past, first: int) -> None:
         """Answer those whom a read is good for."""
@@ -184,6 +198,8 @@ class Seeker:
             flow.ring.prepend(reversed(past.entries), past.floor, before[-1] if before else 0)
 
         def judge(after: int) -> Missed | Gone | None:
+            if after < past.after:
+                return None  # it has come since, and stands farther back
             if after < past.floor:
                 return GONE
             if not past.whole:
@@ -198,18 +214,19 @@ class Seeker:
         """
         generation = flow.ring.generation
         taken, flow.seekers = deque(flow.seekers), []
-        kept = []
-        until = self._clock() + TURN_SECONDS
+        kept: list[Seeking] = []
+        served, until = 0, self._clock() + TURN_SECONDS
         while taken:
-            after, found = taken.popleft()
-            answer = judge(after)
+            one = taken.popleft()
+            answer = judge(one.after)
             if answer is None:
-                kept.append((after, found))
+                kept.append(one)
                 continue
-            found(answer)
-            if self._clock() >= until:
+            one.found(answer)
+            served += 1
+            if served == SERVED_AT_ONCE or self._clock() >= until:
                 await asyncio.sleep(0)
-                until = self._clock() + TURN_SECONDS
+                served, until = 0, self._clock() + TURN_SECONDS
                 if flow.ring.generation != generation:
                     break
         flow.seekers += [*kept, *taken]

@@ -10,6 +10,7 @@ from tests.harness.site import Site
 
 KEYS = [
     {"name": "news", "key": "a-key-for-news-only", "methods": ["publish", "broadcast", "batch"], "topics": ["news.>"]},
+    {"name": "past", "key": "a-key-for-some-pasts", "methods": ["history"], "topics": ["kept.mine.>"]},
     {"name": "rooms", "key": "a-key-for-rooms-only", "topics": ["room:*"]},
 ]
 
@@ -27,6 +28,14 @@ def node(tmp_path_factory: pytest.TempPathFactory, nats: NatsServer) -> Iterator
     topics = [
         {"name": "small", "match": ["small"], "subscribe": "anyone", "publish": "anyone", "message_bytes": 10},
         {"name": "seen", "match": ["room:seen.*"], "subscribe": "anyone", "presence": True, "read": "nobody"},
+        {
+            "name": "kept",
+            "match": ["kept.>"],
+            "durable": True,
+            "history_messages": 10,
+            "subscribe": "anyone",
+            "publish": "anyone",
+        },
         {"name": "some", "match": ["news.>", "room:*"], "subscribe": "anyone", "publish": "anyone"},
     ]
     settings = {"topics": topics, "api": {"keys": KEYS}, "limits": {"http_body_bytes": 100_000, "handshake_seconds": 1}}

@@ -14,6 +14,7 @@ from broker.core.policy import TopicPolicy
 from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.publications import make_push, publication_problem
+from broker.relay.checking import Checker
 from broker.relay.connection import Confirmation, NatsConnection, confirmed
 from broker.relay.durable import DurableRelay
 from broker.relay.errors import RelayError
@@ -161,7 +162,8 @@ class Bench:
             rings_bytes=10_000_000,
             make_head=publication_head,
         )
-        self.mender = Mender(self.relay, self.connection, self.clock)
+        self.mender = Mender(self.relay, self.clock)
+        self.checker = Checker(self.relay, self.connection, self.clock)
         self.seeker = Seeker(self.relay, 1_000_000, self.clock)
         self.lives = 0
 
@@ -171,7 +173,7 @@ class Bench:
     def _changed(self, connected: bool) -> None:  # noqa: FBT001 - a callback's one argument
         if connected:
             self.lives += 1
-            self.mender.reconnected()
+            self.checker.reconnected()
         else:
             self.inbox.lost()
 
@@ -183,6 +185,7 @@ class Bench:
         while True:
             self.inbox.sweep()
             self.mender.tick()
+            self.checker.tick()
             self.relay.sweep()
             await asyncio.sleep(TICK_SECONDS)
 
@@ -235,7 +238,7 @@ class Bench:
 
     async def checked(self) -> None:
         """Wait for a whole comparison with the stream, that begins now."""
-        for check in self.mender._checks.values():
+        for check in self.checker._checks:
             await eventually(lambda check=check: not check.running)  # type: ignore[misc]
             check.due = 0.0
             await eventually(lambda check=check: check.due > 0 and not check.running)  # type: ignore[misc]
