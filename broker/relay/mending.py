@@ -151,8 +151,9 @@ class Mender:
         size = BATCH_BYTES
         missed = False
         while True:
+            # from the last one that was delivered on: that it is still there shows that nothing behind it has gone
             batch = await self._jetstream.read(
-                flow.stream.name, flow.subject, start=flow.top, messages=BATCH_MESSAGES, size=size
+                flow.stream.name, flow.subject, start=flow.top, messages=BATCH_MESSAGES + 1, size=size
             )
             if not await self._is_whole(flow, life, batch.messages, more=batch.remaining):
                 return None

@@ -164,6 +164,7 @@ class Seeker:
                     continue
                 if flow.ring.generation == generation:
                     await self._serve(flow, past, first)
+                flow.ring.trim()  # it may have grown meanwhile, and a storm may have many reads
                 tries += 1
                 if tries > MANY_READS:
                     await asyncio.sleep(READ_PAUSE_SECONDS)  # of many who are too far back, each costs a read

@@ -15,6 +15,7 @@ from broker.relay.errors import RelayError, RelayTimeoutError
 from broker.relay.live import LINGER_SECONDS
 from broker.relay.stored import REMOVED
 from tests.harness.nats import NatsServer
+from tests.harness.site import Site
 from tests.harness.waiting import eventually
 from tests.relay.durably import Bench, Live, bench, durable_policy
 
@@ -452,3 +453,16 @@ async def test_ten_topics_under_every_kind_of_loss_at_once(nats: NatsServer) -> 
             await made.heard(name, *range(61))
             assert made.down.offsets(name) == sorted(set(made.down.offsets(name)))
         assert made.down.losses == []
+
+
+async def test_a_gap_of_messages_larger_than_a_read_is_fetched(site: Site) -> None:
+    server = site.start_nats({"max_payload": 4_000_000, "jetstream": {"store_dir": str(site.directory / "store")}})
+    async with bench(server, durable_policy(message_bytes=4_000_000)) as made:
+        await made.follow()
+        large = ["x" * 1_200_000 + str(number) for number in range(4)]
+        await made.store("t", large[0])
+        await made.heard("t", large[0])
+        made.connection.drop(0, 1)
+        await made.store("t", *large[1:])
+        await made.heard("t", *large)
+        assert len(made.jetstream.reads) < 10
