@@ -21,7 +21,6 @@ _EVERYTHING = {
     "read": "anyone",
     "durable": True,
     "presence": True,
-    "join_leave": True,
 }
 _TOKEN_SECONDS = 7 * 24 * 3600
 
