@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from broker.core.hub import Hub, Subscriber, Topic
+from broker.admission import Admission
+from broker.core.hub import Hub, Topic
 from broker.core.policy import TopicPolicy
 from broker.core.ring import RingLimits
 from broker.core.topic import is_wildcard, topic_problem
+from broker.downstream import HubDownstream
 from broker.metrics import Metrics
 from broker.publications import make_push, publication_problem
 from broker.relay.checking import Checker
@@ -24,17 +26,14 @@ from broker.relay.errors import RelayError, RelayUnavailableError
 from broker.relay.flow import Flow
 from broker.relay.history import Archive, Since, Unrecoverable
 from broker.relay.inbox import Inbox
-from broker.relay.jetstream import Ack, JetStream, Stored
+from broker.relay.jetstream import Ack, JetStream
 from broker.relay.mending import Mender
 from broker.relay.parser import Sink
-from broker.relay.seeking import Gone, Missed, Seeker
+from broker.relay.seeking import Seeker
 from broker.relay.streams import Stream, Streams
 from broker.relay.subjects import Subjects
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.replies import HistoryResult, publication_head, publications_of
-
-REPLY_BYTES = 512 * 1024
-"""Recovered publications beyond this follow the reply as pushes: some clients take no larger frame than a mebibyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +47,6 @@ class DurableOptions:
     """The most that one client is given of what it missed, and one request of a history."""
     history_messages: int
     """The most publications one request of a history is answered with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a client that subscribes says of where it stands.
-
-    Args:
-        recover: whether it wants what it has missed.
-        offset: the last publication that it has seen.
-        epoch: of that offset; empty for any.
-        strict: whether it would rather have an error than begin anew.
-        server_side: whether the server subscribes it. SDKs pass over a first publication in the reply then.
-        sharing: how many subscriptions share the reply; what has no room in it follows as pushes.
-    """
-
-    recover: bool = False
-    offset: int = 0
-    epoch: str = ""
-    strict: bool = False
-    server_side: bool = False
-    sharing: int = 1
-
-    @property
-    def reply_bytes(self) -> int:
-        """The most that its publications may have in the reply."""
-        return REPLY_BYTES // self.sharing
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a subscription to a durable topic begins.
-
-    Args:
-        offset: what is behind it will be delivered, `publications` and `rest` first.
-        epoch: of the stream.
-        recovered: whether nothing was missed.
-        publications: the list of them for the reply, encoded; None for none.
-        rest: pushes that follow the reply.
-    """
-
-    offset: int
-    epoch: str
-    recovered: bool
-    publications: bytes | None
-    rest: Sequence[bytes]
 
 
 class Durability:
@@ -126,10 +80,6 @@ class Durability:
         end: Callable[[str], None],
     ) -> None:
         self._subjects = subjects
-        self._hub = hub
-        self._metrics = metrics
-        self._push = push
-        self._end = end
         self._inbox = Inbox(connection, subjects, uid, clock)
         self._jetstream = JetStream(self._inbox, metrics.relay_reads.inc)
         self.streams = Streams(self._jetstream, subjects, policies, options.replicas)
@@ -138,7 +88,7 @@ class Durability:
             self._jetstream,
             self.streams,
             subjects,
-            self,
+            HubDownstream(hub, metrics, push, end),
             clock,
             ring_limits=options.ring,
             rings_bytes=options.rings_bytes,
@@ -146,7 +96,8 @@ class Durability:
         )
         self._mender = Mender(self._relay, clock)
         self._checker = Checker(self._relay, connection, clock)
-        self._seeker = Seeker(self._relay, options.recovery_bytes, clock)
+        seeker = Seeker(self._relay, options.recovery_bytes, clock)
+        self.admission = Admission(self._relay, seeker, hub, metrics)
         self._options = options
         self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
         self._settled = False
@@ -340,132 +291,9 @@ class Durability:
         """See `DurableRelay.follow`."""
         return self._relay.follow(policy, name, members)
 
-    def prepare(self, flow: Flow, wish: Wish, done: Callable[[Missed | Gone | Exception | None], None]) -> None:
-        """Get ready what a subscription begins with.
-
-        Args:
-            flow: it is to.
-            wish: where the client stands.
-            done: called, perhaps at once, with what was missed, None where nothing is to be recovered, or what stands
-                in the way. It calls `admit` at once.
-        """
-
-        def started(error: Exception | None) -> None:
-            if error is not None or not wish.recover:
-                done(error)
-            elif wish.epoch not in ("", flow.stream.epoch):
-                done(Gone())
-            else:
-                self._seeker.seek(flow, wish.offset, found)
-
-        def found(answer: Missed | Gone | Exception) -> None:
-            here = self._hub.topics.get(flow.name)
-            if wish.epoch not in ("", flow.stream.epoch):
-                done(Gone())  # it was made anew meanwhile
-            elif here is not None and here.pending and wish.offset > here.begun and isinstance(answer, Missed):
-                # it has seen what is only about to go out here
-                here.when_flushed(lambda: started(None))
-            else:
-                done(answer)
-
-        self._relay.when_started(flow, started)
-
-    def admit(self, flow: Flow, wish: Wish, answer: Missed | Gone | None, subscriber: Subscriber) -> Position:
-        """Subscribe to a flow that has started: from now on the subscriber gets what is behind the position."""
-        here = self._hub.topics.get(flow.name)
-        top = here.begun if here is not None and here.pending else flow.top
-        there = self._hub.add(flow.name, flow.policy, subscriber)
-        if here is None:
-            there.begun = flow.top
-        epoch = flow.stream.epoch
-        if wish.recover:
-            recovered = flow.newest is not None if flow.latest_only else isinstance(answer, Missed)
-            self._metrics.recoveries.labels("recovered" if recovered else "not_recovered").inc()
-        else:
-            recovered = False
-        if flow.latest_only:
-            after = wish.offset if wish.recover and wish.epoch in ("", epoch) else 0
-            newest = [] if flow.newest is None else flow.newest.values()
-            lines = [line for offset, line in newest if after < offset <= top]
-            if wish.server_side and not recovered:
-                return Position(top, epoch, recovered=False, publications=None, rest=lines)
-            return self._position(flow, wish, top, lines, recovered=recovered)
-        if not isinstance(answer, Missed):
-            return Position(top, epoch, recovered=False, publications=None, rest=())
-        return self._recovered(flow, answer, wish, top)
-
-    def _recovered(self, flow: Flow, missed: Missed, wish: Wish, top: int) -> Position:
-        after = wish.offset
-        if flow.memo is not None and flow.memo[:2] == (after, top) and len(flow.memo[2]) <= wish.reply_bytes:
-            # most who come back at the same time have missed the same
-            return Position(after, flow.stream.epoch, recovered=True, publications=flow.memo[2] or None, rest=())
-        floor = flow.ring.floor
-        lines = [line for offset, line in missed.entries if after < offset <= floor]
-        lines += flow.ring.between(max(after, floor), top)
-        position = self._position(flow, wish, after, lines, recovered=True)
-        if not position.rest:
-            flow.memo = (after, top, position.publications or b"")
-        return position
-
-    @staticmethod
-    def _position(flow: Flow, wish: Wish, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:
-        count = _fitting(lines, wish.reply_bytes)
-        publications = publications_of(flow.head, lines[:count]) if count else None
-        return Position(offset, flow.stream.epoch, recovered=recovered, publications=publications, rest=lines[count:])
-
-    # what the relay calls
-
-    def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:
-        problem = publication_problem(flow.policy, message.payload)
-        if flow.wildcard and topic_problem(topic) is not None:
-            problem = "bad_topic"  # NATS takes names that topics can't have
-        if problem is None:
-            concrete = topic if flow.wildcard else None
-            return make_push(flow.head, message.payload, message.headers, offset=message.offset, topic=concrete)
-        if first:
-            here = self._hub.topics.get(flow.name)
-            subscribers = 0 if here is None else len(here.subscribers)
-            self._metrics.dropped.labels(flow.policy.name, problem).inc(max(1, subscribers))
-        return None
-
-    def push(self, flow: Flow, line: bytes, offset: int) -> None:
-        self._push(flow.name, line, offset)
-
-    def flushed(self, flow: Flow) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        here = self._hub.topics.get(flow.name)
-        if here is None:
-            done.set_result(None)
-        else:
-            here.when_flushed(lambda: None if done.done() else done.set_result(None))
-        return done
-
-    def lost(self, flow: Flow) -> None:
-        self._end(flow.name)
-
-    def gap(self, outcome: str) -> None:
-        self._metrics.relay_gaps.labels(outcome).inc()
-
-    def followed(self, flow: Flow) -> bool:
-        return flow.name in self._hub.topics
-
-    def unexpected(self, flow: Flow) -> None:
-        self._metrics.dropped.labels(flow.policy.name, "not_stored").inc()
-
 
 def message_id(topic: str, key: str) -> str:
     """The `Nats-Msg-Id` of a publication: JetStream compares them within a stream, we promise it within a topic. A key
     may hold what no header may.
     """
     return hashlib.sha256(f"{topic}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
-
-def _fitting(lines: Iterable[bytes], reply_bytes: int) -> int:
-    """How many of the first lines fit into a reply."""
-    size = count = 0
-    for line in lines:
-        size += len(line)
-        if size > reply_bytes:
-            break
-        count += 1
-    return count

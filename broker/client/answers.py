@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.admission import Position
 from broker.client.joined import joined
 from broker.core.hub import FRAME_BYTES
-from broker.durability import Position
 from broker.wire.replies import SubscribeResult, raw
 
 if TYPE_CHECKING:

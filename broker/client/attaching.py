@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.admission import Position, Wish
 from broker.client.joining import Joining
 from broker.core.hub import Topic
 from broker.core.session import Subscription
-from broker.durability import Position, Wish
 from broker.relay.flow import Flow
 from broker.relay.seeking import Gone, Missed
 from broker.wire.codes import CommandError, ErrorCode
@@ -86,7 +86,7 @@ def attach_durable(client: Client, topic: str, subscription: Subscription, wish:
             _admit(client, flow, subscription, wish, answer, done)
         client.settled(topic)
 
-    client.node.durability.prepare(flow, wish, prepared)
+    client.node.durability.admission.prepare(flow, wish, prepared)
 
 
 def _admit(
@@ -97,14 +97,14 @@ def _admit(
     answer: Missed | Gone | None,
     done: Attached,
 ) -> None:
-    durability = client.node.durability
+    admission = client.node.durability.admission
     if client.holding_back:
         joining = Joining(client.node.options.queue_bytes)
-        position = durability.admit(flow, wish, answer, joining)
+        position = admission.admit(flow, wish, answer, joining)
         joined = client.node.hub.topics[flow.name]
         done(position, partial(client.enter_flushed, flow.name, subscription, joining, joined))
     else:
-        done(durability.admit(flow, wish, answer, client.outlet), _nothing)
+        done(admission.admit(flow, wish, answer, client.outlet), _nothing)
         client.node.membership.entered(client.the_session(), flow.name, subscription.policy)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 
+from broker.admission import Wish
 from broker.client.attaching import Attached, attach_durable, attach_live
 from broker.client.commands import HANDLERS
 from broker.client.joined import joined
@@ -24,7 +25,6 @@ from broker.client.subscribing import subscribe_by_server
 from broker.core.heartbeat import Beat, Heartbeat
 from broker.core.hub import FRAME_BYTES, Topic
 from broker.core.session import Session, Subscription
-from broker.durability import Wish
 from broker.node import Node
 from broker.wire import replies
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, UnsubscribeCode, close

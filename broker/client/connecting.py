@@ -8,11 +8,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from broker import __version__
+from broker.admission import Position, Wish
 from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, TokenProblem
 from broker.client.answers import send_rest, subscribe_result
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
-from broker.durability import Position, Wish
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 from broker.wire.replies import ConnectResult, RefreshResult, SubscribeResult, raw

@@ -7,12 +7,12 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from broker.admission import Position, Wish
 from broker.auth.tokens import Rejected, TokenProblem
 from broker.client.answers import send_rest, subscribe_result
 from broker.core.permissions import Access, Action
 from broker.core.policy import TopicPolicy
 from broker.core.session import Subscription
-from broker.durability import Position, Wish
 from broker.wire import commands as wire
 from broker.wire.codes import Close, CloseCode, CommandError, ErrorCode, close
 from broker.wire.replies import EMPTY, SubRefreshResult, raw, subscribe_push

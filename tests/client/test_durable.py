@@ -228,7 +228,7 @@ async def test_a_live_topic_has_no_position(nats: NatsServer) -> None:
 async def test_what_does_not_fit_into_the_reply_follows_in_order(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.durability.REPLY_BYTES", 2500)
+    monkeypatch.setattr("broker.admission.REPLY_BYTES", 2500)
     monkeypatch.setattr("broker.client.answers.FRAME_BYTES", 1200)
     async with staged(nats, topics=DURABLE) as stage:
         first = await (await stage.connect()).call("subscribe", channel="a")
