@@ -18,13 +18,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.auth.tokens import TokenVerifier
-from broker.core.frames import text_frame
-from broker.core.hub import Hub, Subscriber, Topic
+from broker.core.hub import Subscriber, Topic
 from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.durability import Durability, DurableOptions
+from broker.fan_out import FanOut
 from broker.membership import Membership
 from broker.metrics import Metrics
 from broker.operations import Operations
@@ -42,16 +42,14 @@ from broker.relay.stored import UNKEPT
 from broker.relay.subjects import Subjects
 from broker.wire import replies
 from broker.wire.codes import CommandError, ErrorCode, UnsubscribeCode
-from broker.wire.replies import publication_head
 
 if TYPE_CHECKING:
     from broker.client.client import Client
 
 logger = logging.getLogger(__name__)
 
-SLICE_WRITES = 128
-"""Subscribers served in one turn of the event loop: about a millisecond of writes. What else there is to do takes
-several turns, a publisher's answer for example, and must not wait for a large fan-out in each of them."""
+ENDED_AT_ONCE = 128
+"""Clients that are told in one turn of the event loop that a subscription has ended."""
 TICK_SECONDS = 0.1
 _KNOWN_TOPICS = 65_536
 _ENDED = UnsubscribeCode.INSUFFICIENT_STATE
@@ -113,7 +111,8 @@ class Node:
         self.tokens = tokens
         self.metrics = metrics
         self.wheel = TimerWheel(self.clock(), tick_seconds=TICK_SECONDS)
-        self.hub = Hub(publication_head, text_frame, slice_writes=SLICE_WRITES, on_delivered=self._delivered)
+        self._fan_out = FanOut(metrics, self.clock)
+        self.hub = self._fan_out.hub
         self.clients: dict[str, Client] = {}
         self.users: dict[str, set[Client]] = {}
         self._by_outlet: dict[Subscriber, Client] = {}
@@ -134,18 +133,17 @@ class Node:
             hub=self.hub,
             metrics=metrics,
             clock=self.clock,
-            push=self._push_stored,
+            push=self._fan_out.push_stored,
             end=self._end_subscriptions,
         )
         self._ending: deque[tuple[Client, str]] = deque()
-        self.membership = Membership(self.connection, subjects, self.uid, self._tell)
+        self.membership = Membership(self.connection, subjects, self.uid, self._fan_out.tell)
         self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
         self.operations = Operations(self)
         self.presence = PresenceReader(self.operations, options.presence_members)
         self._counting: Confirmation | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False
-        self._fanning_out = False
         self._tick_due = 0.0
         self._ticks = 0
         self._ticking: asyncio.TimerHandle | None = None
@@ -427,33 +425,7 @@ class Node:
             self.metrics.dropped.labels(topic.policy.name, problem).inc(len(topic.subscribers))
             return
         line = make_push(topic.head, data, read_block(block) if block else None, topic=concrete)
-        self._push(topic, line, self.clock())
-
-    def _push_stored(self, name: str, line: bytes, offset: int) -> None:
-        """Send the subscribers of a durable topic a publication."""
-        topic = self.hub.topics.get(name)
-        if topic is not None:
-            self._push(topic, line, self.clock(), offset)
-
-    def _tell(self, name: str, line: bytes) -> None:
-        """Send the subscribers of a topic what is no publication, in its place among these."""
-        topic = self.hub.topics.get(name)
-        if topic is not None:
-            self._push(topic, line, None)
-
-    def _push(self, topic: Topic, line: bytes, arrived: float | None, offset: int = 0) -> None:
-        if self.hub.push(topic, line, arrived, offset) and not self._fanning_out:
-            self._fanning_out = True
-            self._loop.call_soon(self._fan_out)
-
-    def _fan_out(self) -> None:
-        try:
-            self._fanning_out = self.hub.run()
-        except Exception:
-            # of one topic; the others go on
-            logger.exception("a fan-out failed")
-        if self._fanning_out:
-            self._loop.call_soon(self._fan_out)
+        self._fan_out.push(topic, line)
 
     def _end_subscriptions(self, name: str) -> None:
         """End all subscriptions to a topic, whose next publications can't be had. Nobody gets anything of it any more;
@@ -469,17 +441,10 @@ class Node:
         self._ending += ((client, name) for client in clients)
 
     def _tell_ended(self) -> None:
-        for _ in range(min(SLICE_WRITES, len(self._ending))):
+        for _ in range(min(ENDED_AT_ONCE, len(self._ending))):
             client, name = self._ending.popleft()
             if client.session is None or name in client.session.subscriptions:
                 continue  # it has come back by itself
             client.send(replies.unsubscribe_push(name, _ENDED, _ENDED.text))
         if self._ending:
             self._loop.call_soon(self._tell_ended)
-
-    def _delivered(self, topic: Topic, subscribers: int, arrivals: list[float]) -> None:
-        self.metrics.count_delivered(topic.policy.name, subscribers * len(arrivals))
-        now = self.clock()
-        observe = self.metrics.publish_to_write.observe
-        for arrived in arrivals:
-            observe(now - arrived)

@@ -7,7 +7,7 @@ import random
 import pytest
 from msgspec import Raw
 
-from broker.node import SLICE_WRITES
+from broker.fan_out import SLICE_WRITES
 from broker.operations import Disconnect, Subscribe, Unsubscribe
 from tests.client.conversing import Line, staged
 from tests.client.members import ROOM, TOPICS, assert_nothing_is_left, kinds, member, news, present, stages, told

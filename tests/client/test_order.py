@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.client.client import MAX_IN_FLIGHT
-from broker.node import SLICE_WRITES
+from broker.fan_out import SLICE_WRITES
 from broker.relay.live import LINGER_SECONDS
 from tests.client.conversing import Conversation, staged
 from tests.harness.nats import NatsServer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.node import SLICE_WRITES
+from broker.fan_out import SLICE_WRITES
 from broker.operations import Operations, Subscribe, Unsubscribe
 from broker.relay.live import LINGER_SECONDS
 from tests.client.conversing import Conversation, Stage, staged
