@@ -12,6 +12,7 @@ from broker.api.methods import METHODS
 from tests.harness.client import connected, opened
 from tests.harness.node import BrokerNode
 from tests.harness.site import Site
+from tests.harness.tokens import API_KEY
 from tests.harness.waiting import at_last, eventually
 from tests.harness.web import fetch
 
@@ -29,6 +30,10 @@ SERIES = {
     "broker_publish_to_write_seconds": "histogram",
     "broker_loop_lag_seconds": "histogram",
     "broker_relay_connected": "gauge",
+    "broker_relay_gaps_total": "counter",
+    "broker_relay_reads_total": "counter",
+    "broker_recoveries_total": "counter",
+    "broker_members": "gauge",
     "broker_http_requests_total": "counter",
     "broker_draining": "gauge",
 }
@@ -74,6 +79,16 @@ def test_health_says_yes_with_who_says_so(node: BrokerNode, which: str) -> None:
     answer = fetch("GET", f"{node.url}/health/{which}")
     assert answer.status == 200
     assert (answer.json()["reasons"], answer.json()["node"]) == ([], node.name)
+
+
+def test_the_start_and_info_tell_how_the_streams_are(node: BrokerNode) -> None:
+    assert set(fetch("GET", f"{node.url}/health/startup").json()["streams"].values()) == {"ready"}
+    answer = fetch("POST", f"{node.url}/api/info", b"{}", {"X-API-Key": API_KEY})
+    (stream,) = answer.json()["result"]["streams"]
+    assert (stream["policy"], stream["ready"], stream["replicas"], stream["behind"]) == ("kept", True, 1, [])
+    assert stream["name"].endswith("_KEPT")
+    assert re.fullmatch("[0-9a-f]{12}", stream["epoch"])
+    assert {"messages", "bytes", "first_offset", "last_offset", "leader"} <= stream.keys()
 
 
 def test_the_front_page_says_what_runs_here(node: BrokerNode) -> None:
