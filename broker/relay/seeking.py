@@ -120,6 +120,7 @@ class Seeker:
 
     async def _beyond(self, flow: Flow, after: int, found: Found) -> None:
         """Somebody has seen more than this node: it is behind, or the offset was never one."""
+        life = flow.life
         try:
             reached = (await self._durable.look(flow)).state.last_seq
             message = await self._jetstream.last(flow.stream.name, flow.subject)
@@ -127,7 +128,7 @@ class Seeker:
             found(error)
             return
         last = 0 if message is None else message.offset
-        if not flow.started or after > max(reached, last):
+        if flow.life != life or not flow.started or after > max(reached, last):
             found(GONE)
         elif last <= flow.top:
             # it was told where the stream stood, and nothing of this flow has come since

@@ -234,6 +234,32 @@ async def test_an_offset_beyond_everything_is_no_position(nats: NatsServer) -> N
         await made.heard("t", 2)
 
 
+async def test_what_was_asked_of_a_stream_says_nothing_of_a_topic_that_began_anew(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(nats) as made:
+        await made.store("other", *range(5))
+        flow = await made.follow()
+        last, asked, gate = made.jetstream.last, asyncio.Event(), asyncio.Event()
+
+        async def answers_late(stream: str, subject: str) -> Any:
+            message = await last(stream, subject)
+            if not asked.is_set():
+                asked.set()
+                await gate.wait()
+            return message
+
+        monkeypatch.setattr(made.jetstream, "last", answers_late)
+        seeking = asyncio.create_task(made.seek(flow, 5))
+        await asked.wait()
+        made.relay.lose(flow)
+        await eventually(lambda: flow.started)
+        sure = flow.sure
+        gate.set()
+        assert isinstance(await seeking, Gone)
+        assert flow.sure == sure
+
+
 async def test_one_who_has_seen_more_than_this_node_waits_until_the_node_has_seen_it(nats: NatsServer) -> None:
     async with bench(nats) as made:
         flow = await made.follow()
