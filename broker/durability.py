@@ -176,7 +176,7 @@ class Durability:
     async def _describe(self, stream: Stream) -> dict[str, Any]:
         problem = None
         try:
-            stream.note(await stream.look(self._jetstream))
+            stream.note(await stream.look())
         except RelayError as error:
             problem = str(error)
         info = stream.info
@@ -200,7 +200,7 @@ class Durability:
         if not ack.duplicate and stream.info is not None and ack.offset <= stream.info.state.last_seq:
             # lower than what was there before: perhaps the stream was made anew
             with suppress(RelayError):
-                if stream.take(await stream.look(self._jetstream)):
+                if stream.take(await stream.look()):
                     self._relay.renewed(policy.name)
         return ack.offset, stream.epoch
 

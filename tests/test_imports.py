@@ -16,7 +16,7 @@ KNOWS: dict[str, set[str]] = {
     "core": set(),
     "metrics": set(),
     "wire": {"core"},
-    "relay": {"core"},
+    "relay": {"core", "rounds"},
     "auth": {"core"},
     "settings": {"core"},
     "edge": {"core", "wire", "metrics"},

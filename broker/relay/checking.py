@@ -89,7 +89,7 @@ class Checker:
         begun = self._clock()
         tops = {flow: flow.top for flow in self._durable.flows.values() if flow.policy.name == policy and flow.started}
         lives = {flow: flow.life for flow in tops}
-        info = await check.stream.look(self._jetstream)
+        info = await check.stream.look()
         if check.stream.take(info):
             self._durable.renewed(policy)
             return
@@ -132,7 +132,7 @@ class Checker:
         """The stream's first sequence, where some of the flows have to know it."""
         if all(flow.subject in lasts or self._durable.is_fresh(flow) for flow in flows):
             return 0
-        return (await flows[0].stream.look(self._jetstream)).state.first_seq
+        return (await flows[0].stream.look()).state.first_seq
 
     def _settle(self, flow: Flow, newest: int, last: int, begun: float, first: int) -> None:
         """Take note of a flow's newest message when the stream stood at `last`; 0 when it had none."""

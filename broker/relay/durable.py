@@ -238,7 +238,7 @@ class DurableRelay:
 
     async def look(self, flow: Flow) -> Any:
         """The state of a flow's stream as it is now. A stream that was made anew ends all that was."""
-        info = await flow.stream.look(self.jetstream)
+        info = await flow.stream.look()
         if flow.stream.take(info):
             self.renewed(flow.policy.name)
         return info

@@ -108,7 +108,7 @@ class Archive:
         """Whether an offset behind a topic's last message was a position nevertheless: who subscribes to an empty topic
         or to a wildcard is told how far the stream has got. If no message is left there must have been none since.
         """
-        state = (await stream.look(self._jetstream)).state
+        state = (await stream.look()).state
         return offset <= state.last_seq and not (empty and state.first_seq > offset + 1)
 
     async def remove(self, policy: TopicPolicy, topic: str) -> None:

@@ -82,7 +82,7 @@ class Pages:
         return batch.messages, batch.remaining
 
     async def _continues(self, after: int, messages: Sequence[Stored], remaining: int) -> bool:
-        first = (await self._stream.look(self._jetstream)).state.first_seq
+        first = (await self._stream.look()).state.first_seq
         traces = [trace(message) for message in messages]
         reading = Reading(traces, self._stream.limit(after), single=self._single, more=remaining)
         return reading.is_whole(after, first)
@@ -154,6 +154,6 @@ class Pages:
             if batch.remaining or newest >= self._top or start > self._top:
                 return batch.messages, batch.remaining
             await asyncio.sleep(random.uniform(0.5, 1) * LAG_SECONDS * 2**attempt)  # noqa: S311 - jitter
-        if (await self._stream.look(self._jetstream)).state.first_seq <= self._top:
+        if (await self._stream.look()).state.first_seq <= self._top:
             raise RelayTimeoutError("the stream's replicas are behind")
         return batch.messages, batch.remaining  # the last one has gone from the stream meanwhile

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from broker.core.policy import TopicPolicy
 from broker.relay.errors import JetStreamError, RelayError, describe
 from broker.relay.jetstream import JetStream, StreamInfo
 from broker.relay.subjects import Subjects
+from broker.rounds import Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class StreamProblemError(RelayError):
 class Stream:
     """One policy's stream, as this node knows it."""
 
-    def __init__(self, policy: TopicPolicy, subjects: Subjects, replicas: int) -> None:
+    def __init__(self, policy: TopicPolicy, subjects: Subjects, replicas: int, jetstream: JetStream) -> None:
         self.policy = policy
         self.name = subjects.stream(policy.name)
         self.config = stream_config(policy, subjects, replicas)
@@ -54,8 +54,8 @@ class Stream:
         self.ready = asyncio.Event()
         """Set once the stream is there as it has to be."""
         self.state = "not asked for yet"
-        self._looking: asyncio.Task[StreamInfo] | None = None
-        self._next: asyncio.Task[StreamInfo] | None = None
+        self._jetstream = jetstream
+        self._states = Rounds(self._ask)
 
     def limit(self, after: int) -> int:
         """The most messages of a topic that can have come behind an offset without any gone by their number: as the
@@ -91,25 +91,16 @@ class Stream:
         self.info, self.epoch = info, epoch
         return renewed
 
-    async def look(self, jetstream: JetStream) -> StreamInfo:
+    async def look(self) -> StreamInfo:
         """Ask for the stream's state as it is now or later; all who ask while an answer is on its way share the next.
 
         Raises:
             RelayError: no answer, or no stream.
         """
-        if self._looking is None or self._looking.done():
-            task = self._looking = asyncio.create_task(jetstream.info(self.name))
-        elif self._next is None or self._next.done():
-            task = self._next = asyncio.create_task(self._look_after(self._looking, jetstream))
-        else:
-            task = self._next
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._states.ask(self.name))
 
-    async def _look_after(self, before: asyncio.Task[StreamInfo], jetstream: JetStream) -> StreamInfo:
-        with suppress(RelayError):
-            await before
-        self._looking, self._next = self._next, None
-        return await jetstream.info(self.name)
+    async def _ask(self, name: str) -> StreamInfo:
+        return await self._jetstream.info(name)
 
 
 class Streams:
@@ -126,7 +117,9 @@ class Streams:
         self, jetstream: JetStream, subjects: Subjects, policies: Sequence[TopicPolicy], replicas: int
     ) -> None:
         self._jetstream = jetstream
-        self.by_policy = {policy.name: Stream(policy, subjects, replicas) for policy in policies if policy.durable}
+        self.by_policy = {
+            policy.name: Stream(policy, subjects, replicas, jetstream) for policy in policies if policy.durable
+        }
 
     @property
     def ready(self) -> bool:

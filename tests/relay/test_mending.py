@@ -152,8 +152,8 @@ async def test_a_reconnect_while_a_comparison_runs_asks_for_another_one_at_once(
         gate, inside = asyncio.Event(), asyncio.Event()
         look = check.stream.look
 
-        async def slow(jetstream: Any) -> Any:
-            info = await look(jetstream)
+        async def slow() -> Any:
+            info = await look()
             inside.set()
             await gate.wait()
             return info

@@ -217,7 +217,7 @@ async def test_renewing_touches_no_settings_of_a_stream_that_is_there(nats: Nats
 async def test_the_epoch_is_the_same_for_all_who_see_the_same_stream(nats: NatsServer) -> None:
     async with bench(nats) as made:
         info = await made.jetstream.info(made.stream)
-        stream = Stream(durable_policy(), made.subjects, 1)
+        stream = Stream(durable_policy(), made.subjects, 1, made.jetstream)
         assert stream.take(info) is False
         assert stream.epoch == epoch(made.streams)
         assert stream.take(info) is False
@@ -236,24 +236,24 @@ async def test_those_who_look_while_an_answer_is_on_its_way_share_the_next(
             return await original(name)
 
         monkeypatch.setattr(made.jetstream, "info", info)
-        first = asyncio.create_task(stream.look(made.jetstream))
+        first = asyncio.create_task(stream.look())
         await eventually(lambda: asked)
         (offset,) = await made.store("t", 1)
-        states = await asyncio.gather(first, *(stream.look(made.jetstream) for _ in range(50)))
+        states = await asyncio.gather(first, *(stream.look() for _ in range(50)))
         assert len(asked) <= 3
         assert all(one.state.last_seq >= offset for one in states[1:])
-        await stream.look(made.jetstream)
+        await stream.look()
         assert len(asked) <= 4
 
 
 async def test_one_who_looks_and_leaves_spoils_it_for_nobody(nats: NatsServer) -> None:
     async with bench(nats) as made:
         stream = made.streams.by_policy["kept"]
-        one, other = (asyncio.create_task(stream.look(made.jetstream)) for _ in range(2))
+        one, other = (asyncio.create_task(stream.look()) for _ in range(2))
         await asyncio.sleep(0)
         one.cancel()
         assert (await other).created
-        assert (await stream.look(made.jetstream)).created
+        assert (await stream.look()).created
 
 
 def test_prefixes_with_dots_make_sound_stream_names() -> None:
