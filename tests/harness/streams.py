@@ -14,9 +14,13 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 
+from tests.harness.waiting import eventually
+
 SECOND = 1_000_000_000
 """JetStream counts time in nanoseconds."""
 SECONDS = 5.0
+PLACEMENT_SECONDS = 40.0
+NO_PEERS = "no suitable peers"
 
 
 def stream_name(prefix: str, policy: str) -> str:
@@ -127,7 +131,20 @@ class Streams:
         return answer
 
     async def create(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return await self.call(f"STREAM.CREATE.{config['name']}", config)
+        """Make a stream. A leader has peers to place it on only when it has heard from them, which comes a moment
+        after its election; and there may be an election at any time on a busy machine.
+        """
+
+        async def created() -> dict[str, Any] | None:
+            try:
+                return await self.call(f"STREAM.CREATE.{config['name']}", config)
+            except StreamError as error:
+                if NO_PEERS in str(error):
+                    raise AssertionError(str(error)) from error
+                raise
+
+        made: dict[str, Any] = await eventually(created, PLACEMENT_SECONDS)
+        return made
 
     async def update(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return await self.call(f"STREAM.UPDATE.{config['name']}", config)
