@@ -134,6 +134,11 @@ class Client:
 
     # what command handlers and the API call
 
+    @property
+    def since(self) -> float:
+        """When the connection was opened, on the node's clock."""
+        return self._connect_by - self.node.options.connect_seconds
+
     def the_session(self) -> Session:
         """The session, for those who run only within one."""
         assert self.session is not None  # noqa: S101 - all commands but connect do

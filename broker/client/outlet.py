@@ -11,6 +11,10 @@ from broker.wire.codes import Close
 class Outlet(Subscriber, Protocol):
     """The way out to one client, over whatever transport."""
 
+    @property
+    def address(self) -> str:
+        """The client's IP address, as far as it is known; empty if it isn't."""
+
     def send(self, payload: bytes) -> None:
         """Send JSON lines: written now, or queued behind what waits already. Never raises."""
 

@@ -25,6 +25,19 @@ class Recovery(StrEnum):
     """The newest publication only; so does everybody who comes for the first time."""
 
 
+class Overflow(StrEnum):
+    """What becomes of a topic's publications for a connection that does not keep up."""
+
+    DISCONNECT = "disconnect"
+    """None is left out: the connection is closed, and comes back."""
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
+    CONFLATE = "conflate"
+    """A newer one takes the place of the one before it with the same key."""
+    CATCH_UP = "catch_up"
+    """None is left out: they are read from the stream when the connection can take more."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicPolicy:
     """The rules of a family of topics. Every topic belongs to exactly one policy, or to none and does not exist."""
@@ -53,6 +66,12 @@ class TopicPolicy:
     idempotency_seconds: float = 120.0
     """For how long a repeated publication is recognised by its key."""
     recovery: Recovery = Recovery.STREAM
+    overflow: Overflow = Overflow.DISCONNECT
+    conflate_key: tuple[str, ...] = ()
+    """Where in the data the key is by which publications are conflated: the tokens of a JSON pointer (RFC 6901). Empty:
+    all of a topic have the same."""
+    publish_rate: float | None = None
+    """The most publications per second that one node takes for all topics of the policy; None for no limit."""
 
     @property
     def keeps_members(self) -> bool:

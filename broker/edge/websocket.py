@@ -189,6 +189,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # outlet
 
+    @property
+    def address(self) -> str:
+        """The client's IP address; empty where there is none (any more)."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
     def send(self, payload: bytes) -> None:
         """Send a text message."""
         self._send(frame(TEXT, payload))

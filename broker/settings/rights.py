@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from broker.core.permissions import Access, Readers
-from broker.core.policy import Recovery
+from broker.core.policy import Overflow, Recovery
 from broker.settings.mistakes import Finding, Findings
 from broker.settings.sections import Section
 from broker.settings.values import (
@@ -17,6 +17,7 @@ from broker.settings.values import (
     Bytes,
     Count,
     HttpUrl,
+    JsonPointer,
     KeyName,
     KeyOrHash,
     LongSeconds,
@@ -49,7 +50,6 @@ ApiMethod = Literal[
     "info",
     "batch",
 ]
-Overflow = Literal["disconnect", "drop_oldest", "drop_newest", "conflate", "catch_up"]
 
 
 class Auth(Section):
@@ -176,21 +176,24 @@ class PolicyEntry(Section):
     """Who may publish from a client; the same four."""
     read: Readers = Readers.SUBSCRIBERS
     """Who may ask for presence and history: `subscribers`, or one of the four."""
-    overflow: Overflow = "disconnect"
-    """What happens to a connection that reads too slowly."""
-    conflate_key: Text | None = None
-    """With `overflow = "conflate"`: the member of the data by which a newer publication replaces a waiting one."""
+    overflow: Overflow = Overflow.DISCONNECT
+    """What happens to a connection that reads too slowly: it is closed (`disconnect`), what does not fit is left out
+    and its number told (`drop_oldest`, `drop_newest`), only the newest is kept by a key (`conflate`), or it is read
+    from the stream later (`catch_up`)."""
+    conflate_key: JsonPointer | None = None
+    """With `overflow = "conflate"`: where in the data the key is by which a newer publication replaces a waiting one,
+    as a JSON pointer (`/symbol`). Without it, a newer one replaces any of its topic."""
     message_bytes: Annotated[int, Whole(1, 67_108_864, "a number of bytes")] | None = None
     """The most bytes of a publication's data, at most `limits.message_bytes`, which holds without it."""
     publish_rate: Rate | None = None
-    """The most publications per second and topic."""
+    """The most publications per second that one node takes for all topics of the policy together."""
     idempotency_seconds: LongSeconds | None = None
     """For how many seconds a second publication with the same idempotency key is dropped; 120 without it, or
     `history_seconds` if that is less."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> PolicyEntry:
-        findings = []
+        findings = self._overflow_problems()
         if not self.durable:
             for name in _OF_DURABLE:
                 if getattr(self, name) is not None:
@@ -203,6 +206,26 @@ class PolicyEntry(Section):
             )
             findings.append(Finding(("idempotency_seconds",), ("history_seconds",), text=text))
         return Findings.none_in(findings, self)
+
+    def _overflow_problems(self) -> list[Finding]:
+        findings = []
+        latest = self.recovery is Recovery.LATEST
+        if self.overflow is Overflow.CATCH_UP and not self.durable:
+            text = "catch_up reads from the stream, and there is none; make the policy durable, or choose another"
+            findings.append(Finding(("overflow",), ("durable",), text=text))
+        if self.overflow is Overflow.CATCH_UP and latest:
+            text = "catch_up brings every publication, and recovery = latest the newest only; give conflate instead"
+            findings.append(Finding(("overflow",), ("recovery",), text=text))
+        if self.conflate_key is not None and self.overflow is not Overflow.CONFLATE:
+            text = "means nothing without overflow = conflate; leave it out, or conflate"
+            findings.append(Finding(("conflate_key",), ("overflow",), text=text))
+        if self.overflow is Overflow.CONFLATE and self.conflate_key is None and self.durable and not latest:
+            text = (
+                "conflate needs a conflate_key here: the history has every publication of a topic, so the newest does "
+                "not stand for the others; give one, or recovery = latest"
+            )
+            findings.append(Finding(("overflow",), ("conflate_key",), text=text))
+        return findings
 
     @property
     def keeps_seconds(self) -> float:

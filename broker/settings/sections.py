@@ -151,6 +151,15 @@ class Limits(Section):
     """The most connections of this node; without it, no limit."""
     connections_per_second: Rate | None = None
     """The most new connections per second of this node; without it, no limit."""
+    connections_burst: Count | None = None
+    """How many may come at once before that counts; without it, a tenth of a second's worth."""
+    connections_waiting: Count = 4096
+    """The most new connections that wait for their turn when more come than `connections_per_second`, and the most
+    that wait for their token to be looked at; others are told to come again."""
+    connections_per_user: Count | None = None
+    """The most connections of one user to this node; without it, no limit."""
+    connections_per_address: Count | None = None
+    """The most connections from one address to this node; without it, no limit."""
     topics_per_connection: Count = 128
     """The most topics one connection may be subscribed to at a time."""
     message_bytes: Annotated[int, Whole(64, 67_108_864, "a number of bytes")] = 65_536
@@ -159,6 +168,8 @@ class Limits(Section):
     """The most commands per second of one connection; without it, no limit."""
     queue_bytes: Bytes = 1_048_576
     """The most bytes that may wait for one connection that reads too slowly."""
+    queue_messages: Count = 16_384
+    """The most publications that may wait for it."""
     queue_age_seconds: Seconds = 30.0
     """How long, in seconds, a message may wait for one connection that reads too slowly."""
     history_messages: Count = 1000
@@ -172,10 +183,19 @@ class Limits(Section):
     """The most bytes of them for all topics of a node together."""
     presence_members: Count = 16_384
     """The most members of a topic that presence lists; of larger ones it gives the numbers only."""
-    node_queue_bytes: Bytes | None = None
-    """The most bytes that may wait for all connections of this node together; without it, no limit."""
+    node_queue_bytes: Bytes = 268_435_456
+    """The most bytes that may wait for all connections of this node together."""
+    pending_bytes: Bytes = 67_108_864
+    """The most bytes of publications that NATS has brought and that wait for their turn to be written."""
     publish_rate: Rate | None = None
     """The most publications per second of one connection; without it, no limit."""
+    publishes_in_flight: Count = 4096
+    """The most publications of clients and back ends that wait for NATS; more are refused for now."""
+    overload_lag_seconds: Seconds = 0.5
+    """The node is overloaded when its event loop is later than this, in seconds, or nine tenths of `node_queue_bytes`
+    wait, for as long as `overload_seconds` says. Nobody new is let in then."""
+    overload_seconds: Seconds = 3.0
+    """For how long, in seconds, that has to be so, and has to be over, to count."""
     handshake_seconds: Seconds = 10.0
     """How long, in seconds, a client may take to complete the WebSocket handshake."""
     connect_seconds: Seconds = 10.0

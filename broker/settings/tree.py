@@ -91,7 +91,17 @@ def make_policies(settings: Settings) -> tuple[TopicPolicy, ...]:
             read=policy.read,
             presence=policy.presence,
             join_leave=policy.join_leave,
+            overflow=policy.overflow,
+            conflate_key=_pointer_tokens(policy.conflate_key),
+            publish_rate=policy.publish_rate,
             **policy.durability(),
         )
         for policy in settings.topics
     )
+
+
+def _pointer_tokens(pointer: str | None) -> tuple[str, ...]:
+    """Source: RFC 6901, section 4."""
+    if pointer is None:
+        return ()
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])

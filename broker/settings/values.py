@@ -240,6 +240,12 @@ _GIB = 1_073_741_824
 
 Switch = Annotated[bool, Strict(), Wording("is neither true nor false")]
 Text = Annotated[str, _matching(r"(?s).+", "is empty; leave it out or give a text")]
+JsonPointer = Annotated[
+    str,
+    _matching(
+        r"(?s)(/([^~/]|~[01])*)+", "is no JSON pointer (RFC 6901) to a member; give one like /symbol, or leave it out"
+    ),
+]
 Host = Annotated[str, _matching(r"[^\s/,]+", "is not a host; give a name or an address, like 0.0.0.0 or ::1")]
 Port = Annotated[int, Whole(0, 65_535, "a port")]
 Bytes = Annotated[int, Whole(1, 64 * _GIB, "a number of bytes")]

@@ -32,6 +32,7 @@ class Recorder:
         self.closes: list[Close] = []
         self.wakes: list[float] = []
         self.reading = True
+        self.address = "192.0.2.7"
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
