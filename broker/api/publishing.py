@@ -9,7 +9,7 @@ import msgspec
 from broker.api import requests
 from broker.api.call import EMPTY, Call, Outcome, bad, error_json
 from broker.core.policy import TopicPolicy
-from broker.node import Published
+from broker.publisher import Published, publish_error
 from broker.relay.connection import confirmed
 from broker.relay.errors import RelayError
 from broker.relay.jetstream import Ack
@@ -38,7 +38,7 @@ async def _settled(call: Call, policy: TopicPolicy, published: Published, keyed:
     try:
         ack = await confirmed(published)
     except RelayError as error:
-        return node.publish_error(policy, error, keyed=keyed)
+        return publish_error(policy, error, keyed=keyed)
     if not isinstance(ack, Ack):
         return EMPTY
     offset, epoch = await node.durability.receipt(policy, ack)
@@ -61,7 +61,7 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
         return key
     data = one_line(bytes(request.data))
     keep = not request.skip_history
-    published = node.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
+    published = node.publisher.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
     return published if isinstance(published, CommandError) else (policy, published, bool(key))
 
 

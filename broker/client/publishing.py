@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.core.hub import Topic
 from broker.core.permissions import Action
-from broker.node import Published
+from broker.publisher import Published, publish_error
 from broker.wire import commands as wire
 from broker.wire.codes import CloseCode, CommandError, ErrorCode, close
 from broker.wire.payload import one_line
@@ -34,7 +34,7 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
     if not session.may(Action.PUBLISH, topic, policy.publish, granted=granted):
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
-    outcome = client.node.publish(
+    outcome = client.node.publisher.publish(
         policy, topic, one_line(data), info=session.client_info(topic), source="websocket", field="publish.data"
     )
     if isinstance(outcome, CommandError):
@@ -44,7 +44,7 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
 
     def confirmed(future: Published) -> None:
         problem = future.exception()
-        error = None if problem is None else client.node.publish_error(policy, problem)
+        error = None if problem is None else publish_error(policy, problem)
 
         def answer() -> None:
             if error is None:

@@ -155,7 +155,7 @@ class Stage:
     async def publish(self, topic: str, data: Any) -> None:
         """As a back end does."""
         policy = self.node.locate(topic)
-        outcome = self.node.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
+        outcome = self.node.publisher.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
         await outcome  # type: ignore[misc]
 
 
