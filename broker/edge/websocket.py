@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from broker.core.frames import BINARY, CLOSE, FAILURE, PING, PONG, TEXT, FrameReader, close_code, close_frame, frame
+from broker.core.frames import (
+    BINARY,
+    CLOSE,
+    FAILURE,
+    PING,
+    PONG,
+    TEXT,
+    Event,
+    FrameReader,
+    close_code,
+    close_frame,
+    frame,
+)
 from broker.core.hub import Topic
 from broker.core.queue import OutboundQueue
 from broker.core.wheel import ASLEEP_NOWHERE
@@ -25,6 +37,8 @@ CLOSE_SECONDS = 5.0
 """How long the peer may take to answer a close frame before TCP is cut."""
 WRITE_BYTES = 65_536
 """How much of a queue goes into one write."""
+PINGS_ANSWERED = 32
+"""Of the pings that come in one read; of those behind them, only the last is answered (RFC 6455, section 5.5.3)."""
 ABNORMAL = 1006
 
 
@@ -124,7 +138,8 @@ class WebSocketProtocol(asyncio.Protocol):
         if reader is None:
             return
         try:
-            for opcode, payload in reader.feed(data):
+            events = reader.feed(data)
+            for opcode, payload in events if len(events) <= PINGS_ANSWERED else _without_flood(events):
                 if opcode == CLOSE:
                     self._peer_closes(payload)
                 elif self._closing:
@@ -340,6 +355,13 @@ class WebSocketProtocol(asyncio.Protocol):
             # who does not read does not let TCP end
             self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
         transport.close()
+
+
+def _without_flood(events: Sequence[Event]) -> Sequence[Event]:
+    """What is to be acted on of one read, which may be pings by the thousands."""
+    pings = [at for at, (opcode, _) in enumerate(events) if opcode == PING]
+    passed_over = frozenset(pings[PINGS_ANSWERED:-1])
+    return [event for at, event in enumerate(events) if at not in passed_over] if passed_over else events
 
 
 def _nowhere(_: bytes) -> object:
