@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from broker.auth.tokens import TokenVerifier
 from broker.core.hub import Subscriber, Topic
+from broker.core.offenders import Offenders
+from broker.core.pace import Rates
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
@@ -68,6 +70,9 @@ class NodeOptions:
     ping_interval_seconds: float
     pong_timeout_seconds: float
     presence_members: int
+    rates: Rates | None
+    """What each client is held to; None for nothing."""
+    publishes_in_flight: int
 
     @property
     def ping_seconds(self) -> int:
@@ -131,7 +136,16 @@ class Node:
             push=self._fan_out.push_stored,
             end=self._end_subscriptions,
         )
-        self.publisher = Publisher(self._live, self.durability, metrics)
+        self.publisher = Publisher(
+            self._live,
+            self.durability,
+            metrics,
+            policies=policies,
+            most_in_flight=options.publishes_in_flight,
+            clock=self.clock,
+        )
+        self.offenders = Offenders()
+        """Who went on too fast, and was sent away for it."""
         self._ending: deque[tuple[Client, str]] = deque()
         self.membership = Membership(self.connection, subjects, self.uid, self._fan_out.tell)
         self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
@@ -190,6 +204,7 @@ class Node:
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.members.set(self.membership.members.total)
         metrics.relay_connected.set(self.connection.connected)
+        metrics.publishes_in_flight.set(self.publisher.in_flight)
         metrics.draining.set(self.draining)
 
     def _relay_changed(self, connected: bool) -> None:  # noqa: FBT001 - a callback's one argument

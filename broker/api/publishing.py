@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import msgspec
 
 from broker.api import requests
-from broker.api.call import EMPTY, Call, Outcome, bad, error_json
+from broker.api.call import EMPTY, Call, Outcome, all_too_many, bad, error_json
 from broker.core.policy import TopicPolicy
 from broker.publisher import Published, publish_error
 from broker.relay.connection import confirmed
@@ -18,6 +19,8 @@ from broker.wire.payload import one_line
 
 _AT_ONCE = 200
 """Topics of a broadcast that are published in one turn of the event loop."""
+_WINDOW = 1000
+"""The most topics of a broadcast that wait for NATS, or half of all publications that may, if that is less."""
 KEY_CHARACTERS = 256
 """The most an idempotency key may have."""
 
@@ -30,6 +33,10 @@ async def publish(call: Call, request: requests.Publish) -> Outcome:
     if isinstance(started, CommandError):
         return started
     return await _settled(call, *started)
+
+
+async def _outcome(call: Call, started: CommandError | _Started) -> Outcome:
+    return started if isinstance(started, CommandError) else await _settled(call, *started)
 
 
 async def _settled(call: Call, policy: TopicPolicy, published: Published, keyed: bool) -> Outcome:  # noqa: FBT001 - of a tuple
@@ -61,7 +68,9 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
         return key
     data = one_line(bytes(request.data))
     keep = not request.skip_history
-    published = node.publisher.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
+    published = node.publisher.publish(
+        policy, topic, data, tags=request.tags, key=key, keep=keep, source="http", limit=call.publish_limit
+    )
     return published if isinstance(published, CommandError) else (policy, published, bool(key))
 
 
@@ -78,12 +87,20 @@ def _idempotency_key(call: Call, request: requests.Publish | requests.Broadcast)
 async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
     if not request.channels:
         return bad("channels: must name one topic at least")
-    # all are handed over before the first is waited for, so that they share the way to NATS and back
-    started = []
-    for topic in request.channels:
+    most = call.backend.node.publisher.most_in_flight
+    at_once, window = min(_AT_ONCE, most), min(_WINDOW, max(1, most // 2))
+    outcomes: list[Outcome] = []
+    started: deque[CommandError | _Started] = deque()
+    # many are handed over before the first is waited for, so that they share the way to NATS and back
+    for number, topic in enumerate(request.channels, 1):
         started.append(_publish(call, topic, request))
-        if len(started) % _AT_ONCE == 0:
+        if number % at_once == 0:
             await asyncio.sleep(0)  # a list may name a hundred thousand; others have their turn, too
-    outcomes = [one if isinstance(one, CommandError) else await _settled(call, *one) for one in started]
+        while len(started) >= window:
+            outcomes.append(await _outcome(call, started.popleft()))
+    outcomes += [await _outcome(call, one) for one in started]
+    refused = all_too_many(outcomes)
+    if refused is not None:
+        return refused
     responses = (error_json(one) if isinstance(one, CommandError) else b'{"result":%b}' % one for one in outcomes)
     return b'{"responses":[%b]}' % b",".join(responses)

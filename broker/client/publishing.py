@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.client.pacing import end_if_exhausted, publish_limit
 from broker.core.hub import Topic
 from broker.core.permissions import Action
 from broker.publisher import Published, publish_error
@@ -35,10 +36,17 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
     outcome = client.node.publisher.publish(
-        policy, topic, one_line(data), info=session.client_info(topic), source="websocket", field="publish.data"
+        policy,
+        topic,
+        one_line(data),
+        info=session.client_info(topic),
+        source="websocket",
+        field="publish.data",
+        limit=None if client.rates is None else publish_limit(client),
     )
     if isinstance(outcome, CommandError):
         client.fail(ident, outcome)
+        end_if_exhausted(client)
         return
     client.publishing()
 

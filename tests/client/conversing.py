@@ -142,7 +142,7 @@ class Stage:
     def __init__(self, app: App) -> None:
         self.node = app.node
         self.app = app
-        self.clock = self.node.clock = Clock(self.node.clock)
+        self.clock = self.node.clock = self.node.publisher.clock = Clock(self.node.clock)
 
     def open(self) -> Conversation:
         return Conversation(self.node)
