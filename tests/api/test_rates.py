@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker.relay.errors import RelayTimeoutError
 from tests.api.asgi import call
 from tests.client.conversing import Stage, staged
 from tests.harness.nats import NatsServer
@@ -25,6 +26,9 @@ TOPICS = [
     {"name": "small", "match": ["small"], "message_bytes": 10},
     {"name": "news", "match": ["news.>"]},
 ]
+
+
+KEPT = [{"name": "kept", "match": ["kept.>"], "durable": True}, {"name": "news", "match": ["news.>"]}]
 
 
 @asynccontextmanager
@@ -166,11 +170,35 @@ async def test_a_broadcast_to_more_topics_than_may_wait_has_them_wait_for_their_
             assert stage.node.publisher.in_flight == 0
 
 
+async def test_a_broadcast_waits_once_for_a_stream_that_does_not_answer(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with limited(nats, 1, topics=KEPT) as stage:
+        handed: list[asyncio.Future[Any]] = []
+
+        def never(*_: Any) -> asyncio.Future[Any]:
+            handed.append(asyncio.get_running_loop().create_future())
+            return handed[-1]
+
+        def time_out() -> None:
+            for future in handed:
+                if not future.done():
+                    future.set_exception(RelayTimeoutError("no answer"))
+
+        monkeypatch.setattr(stage.node.durability, "publish", never)
+        request = {"channels": [f"kept.{number}" for number in range(4000)], "data": 1}
+        broadcast = asyncio.create_task(codes(stage, "broadcast", request, FAST))
+        await eventually(lambda: len(handed) == 1000)
+        time_out()
+        await eventually(lambda: len(handed) == 4000)
+        time_out()
+        assert await broadcast == [100] * 4000
+
+
 @pytest.mark.parametrize("topic", ["news.a", "kept.a"])
 async def test_ten_thousand_at_once_do_not_pile_up_while_nats_stands_still(site: Site, topic: str) -> None:
     nats = site.start_nats({"jetstream": {"store_dir": str(site.directory / "store")}})
-    topics = [{"name": "kept", "match": ["kept.>"], "durable": True}, {"name": "news", "match": ["news.>"]}]
-    async with limited(nats, 1, topics=topics) as stage:
+    async with limited(nats, 1, topics=KEPT) as stage:
         nats.pause()
         calls = [asyncio.create_task(publish(stage, topic, FAST)) for _ in range(10_000)]
         refused = await eventually(
@@ -191,13 +219,14 @@ async def test_ten_thousand_at_once_do_not_pile_up_while_nats_stands_still(site:
         assert (await publish(stage, topic, FAST)).status == 200
 
 
-async def test_what_nats_loses_no_longer_counts_as_waiting(site: Site) -> None:
-    nats = site.start_nats()
-    async with limited(nats, 1, topics=TOPICS[3:], limits={"publishes_in_flight": 5}) as stage:
+@pytest.mark.parametrize("topic", ["news.a", "kept.a"])
+async def test_what_nats_loses_no_longer_counts_as_waiting(site: Site, topic: str) -> None:
+    nats = site.start_nats({"jetstream": {"store_dir": str(site.directory / "store")}})
+    async with limited(nats, 1, topics=KEPT, limits={"publishes_in_flight": 5}) as stage:
         nats.pause()
-        waiting = [asyncio.create_task(publish(stage, "news.a", FAST)) for _ in range(5)]
+        waiting = [asyncio.create_task(publish(stage, topic, FAST)) for _ in range(5)]
         await eventually(lambda: stage.node.publisher.in_flight == 5)
-        assert (await publish(stage, "news.a", FAST)).status == 503
+        assert (await publish(stage, topic, FAST)).status == 503
         nats.kill()
         assert {one.status for one in await asyncio.gather(*waiting)} == {503}
         assert stage.node.publisher.in_flight == 0
