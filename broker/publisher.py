@@ -99,8 +99,8 @@ class Publisher:
             return CommandError(ErrorCode.LIMIT_EXCEEDED, detail)
         if self.in_flight >= self.most_in_flight:
             self._metrics.count_published(policy.name, source, "busy", 1)
-            detail = f"{self.in_flight} publications wait for NATS, as many as may; nothing was published, try again"
-            return CommandError(ErrorCode.INTERNAL, detail)
+            waiting = f"{self.in_flight} publications wait for NATS, as many as limits.publishes_in_flight allows"
+            return CommandError(ErrorCode.INTERNAL, f"{waiting}; nothing was published, try again")
         if limit is not None or policy.publish_rate is not None:
             refused = self._charge(policy, limit, source)
             if refused is not None:

@@ -173,7 +173,7 @@ class Client:
             self.outlet.send(line)
 
     def throttle(self, command_rate: float | None, publish_rate: float | None) -> None:
-        """Hold this connection to other rates from now on, as long as it lasts.
+        """Hold this connection to other rates from now on, as long as it lasts; both are above 0.
 
         Args:
             command_rate: the most commands per second, in place of `limits.command_rate`; None for what that says.
