@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,8 @@ from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
+from broker.core.bucket import TokenBucket
+from broker.core.pace import Rates
 from broker.core.policy import PolicyTable
 from broker.core.queue import QueueRules
 from broker.core.ring import RingLimits
@@ -42,7 +44,7 @@ from broker.fan_out import LINES
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
 from broker.relay.options import NatsOptions
-from broker.settings import Settings, make_policies
+from broker.settings import Limits, Settings, make_policies
 from broker.settings.mistakes import Finding
 from broker.settings.shape import Path
 
@@ -139,6 +141,8 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             pong_timeout_seconds=ping.pong_timeout_seconds,
             presence_members=limits.presence_members,
             pending_bytes=limits.pending_bytes,
+            rates=_rates(limits),
+            publishes_in_flight=limits.publishes_in_flight,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -166,6 +170,11 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
         ),
         metrics=Metrics(),
     )
+
+
+def _rates(limits: Limits) -> Rates | None:
+    rates = Rates(limits.command_rate, limits.publish_rate)
+    return None if rates == Rates() else rates
 
 
 def _path(value: object | None) -> str | None:
@@ -200,9 +209,10 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
 
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
+    keys = _api_keys(settings)
     api = Api(
-        Backend(node, node.operations),
-        ApiKeys(_api_keys(settings)),
+        Backend(node, node.operations, _publish_limits(keys, node.clock())),
+        ApiKeys(keys),
         body_bytes=settings.limits.http_body_bytes,
         count=_counting(node.metrics.http_requests),
     )
@@ -231,13 +241,26 @@ def _api_keys(settings: Settings) -> Sequence[tuple[str, ApiKey]]:
     entries = [
         (
             entry.key.get_secret_value(),
-            ApiKey(entry.name, frozenset(entry.methods), tuple(parse_pattern(text) for text in entry.topics)),
+            ApiKey(
+                entry.name,
+                frozenset(entry.methods),
+                tuple(parse_pattern(text) for text in entry.topics),
+                entry.publish_rate,
+            ),
         )
         for entry in settings.api.keys
     ]
     if settings.api.key is not None:
         entries.insert(0, (settings.api.key.get_secret_value(), ApiKey("api.key")))
     return entries
+
+
+def _publish_limits(keys: Sequence[tuple[str, ApiKey]], now: float) -> Mapping[str, TokenBucket]:
+    return {
+        key.name: TokenBucket(key.publish_rate, key.publish_rate, now)
+        for _, key in keys
+        if key.publish_rate is not None
+    }
 
 
 def _json(content: object) -> Answer:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import ceil
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -18,22 +19,24 @@ from broker.wire.codes import CommandError, ErrorCode
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = b"1"
 _JSON = (b"content-type", b"application/json")
 _JSON_ONLY = (_JSON,)
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 
 _STATUS: Mapping[ErrorCode, int] = {
-    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
     ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     ErrorCode.UNKNOWN_TOPIC: HTTPStatus.NOT_FOUND,
     ErrorCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     ErrorCode.METHOD_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.LIMIT_EXCEEDED: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    ErrorCode.TOO_MANY_REQUESTS: HTTPStatus.TOO_MANY_REQUESTS,
     ErrorCode.UNRECOVERABLE_POSITION: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
 }
 """Statuses of errors where the caller asked for statuses; 400 for all others."""
+_TRY_AGAIN: Mapping[ErrorCode, int] = {
+    ErrorCode.INTERNAL: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.TOO_MANY_REQUESTS: HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""Statuses of errors that have one in any case, with Retry-After (RFC 9110, section 10.2.3; RFC 6585, section 4)."""
 
 
 Header = tuple[bytes, bytes]
@@ -164,9 +167,10 @@ class ApiEndpoint:
 def _error(name: str, error: CommandError, scope: Scope) -> _Answer:
     as_status = _wants_status(scope)
     body = error_body(error) if as_status else error_json(error)
-    if error.code is ErrorCode.INTERNAL:
+    status = _TRY_AGAIN.get(error.code)
+    if status is not None:
         # what can't be had now is said with a status in any case: balancers and retrying clients look at that
-        return name, 503, body, (_JSON, (b"retry-after", RETRY_AFTER))
+        return name, status, body, (_JSON, (b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
     return name, int(_STATUS.get(error.code, 400)) if as_status else 200, body, _JSON_ONLY
 
 

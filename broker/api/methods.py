@@ -10,12 +10,15 @@ from typing import Any
 import msgspec
 
 from broker.api import connections, publishing, requests, topics
-from broker.api.call import EMPTY, Call, Outcome, bad, error_json
+from broker.api.call import EMPTY, Call, Outcome, all_too_many, bad, error_json
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.commands import describe
 
 _BATCH_AT_ONCE = 100
 """Commands of a parallel batch that run at the same time."""
+
+_Named = tuple[str, Outcome]
+"""A command's method, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +33,30 @@ class Method:
 async def batch(call: Call, request: requests.Batch) -> Outcome:
     if not request.commands:
         return EMPTY
-    replies: list[bytes] = []
+    outcomes: list[_Named] = []
     at_once = _BATCH_AT_ONCE if request.parallel else 1
     for begin in range(0, len(request.commands), at_once):
         some = request.commands[begin : begin + at_once]
-        replies += await asyncio.gather(*(_one_of_batch(call, bytes(command)) for command in some))
+        outcomes += await asyncio.gather(*(_one_of_batch(call, bytes(command)) for command in some))
+    refused = all_too_many([outcome for _, outcome in outcomes])
+    if refused is not None:
+        return refused
+    replies = (
+        error_json(outcome) if isinstance(outcome, CommandError) else b'{"%b":%b}' % (name.encode(), outcome)
+        for name, outcome in outcomes
+    )
     return b'{"replies":[%b]}' % b",".join(replies)
 
 
-async def _one_of_batch(call: Call, command: bytes) -> bytes:
+async def _one_of_batch(call: Call, command: bytes) -> _Named:
     try:
         named = _decode_command(command)
     except (msgspec.DecodeError, RecursionError):
-        return error_json(bad("a command must be an object with its method as the only name"))
+        return "", bad("a command must be an object with its method as the only name")
     if len(named) != 1:
-        return error_json(bad("a command must have its method as the only name"))
+        return "", bad("a command must have its method as the only name")
     ((name, body),) = named.items()
-    outcome = await run(call, name, bytes(body))
-    if isinstance(outcome, CommandError):
-        return error_json(outcome)
-    return b'{"%b":%b}' % (name.encode(), outcome)
+    return name, await run(call, name, bytes(body))
 
 
 async def run(call: Call, name: str, body: bytes) -> Outcome:

@@ -73,6 +73,7 @@ def _responses(answer: str) -> dict[str, Any]:
             "description": "The result; or an error, unless `X-Centrifugo-Error-Mode: transport` asks for statuses.",
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}Response"}}},
         },
+        "429": {"$ref": "#/components/responses/TooMany"},
         "503": {"$ref": "#/components/responses/Unavailable"},
         "default": {"$ref": "#/components/responses/Problem"},
     }
@@ -118,14 +119,21 @@ _SCHEMAS: dict[str, Any] = {
     },
 }
 
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+
 _RESPONSES: dict[str, Any] = {
     "Problem": {
         "description": "The request itself is refused: 400, 401, 403, 404, 405, 408 or 413.",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
     },
+    "TooMany": {
+        "description": "A rate is exceeded; of several publications, by all of them.",
+        "headers": _RETRY_AFTER,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AnswerResponse"}}},
+    },
     "Unavailable": {
-        "description": "NATS can't be reached now.",
-        "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+        "description": "NATS can't be reached now, or too much waits for it.",
+        "headers": _RETRY_AFTER,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AnswerResponse"}}},
     },
 }

@@ -21,9 +21,11 @@ from broker.client.commands import HANDLERS
 from broker.client.joined import joined
 from broker.client.joining import Joining
 from broker.client.outlet import Outlet
+from broker.client.pacing import refuses
 from broker.client.subscribing import subscribe_by_server
 from broker.core.heartbeat import Beat, Heartbeat
 from broker.core.hub import FRAME_BYTES, Topic
+from broker.core.pace import Pace, Rates
 from broker.core.session import Session, Subscription
 from broker.node import Node
 from broker.wire import replies
@@ -54,6 +56,8 @@ class Client:
         "id",
         "node",
         "outlet",
+        "pace",
+        "rates",
         "session",
     )
 
@@ -63,6 +67,10 @@ class Client:
         self.id = str(uuid.uuid4())
         self.session: Session | None = None
         self.closed = False
+        self.rates = node.options.rates
+        """What it is held to; None for nothing."""
+        self.pace: Pace | None = None
+        """How it keeps to that, as soon as that has to be known."""
         self._connect_by = node.clock() + node.options.connect_seconds
         self._advancing = False
         self._early: list[bytes] | None = None
@@ -89,6 +97,8 @@ class Client:
                 command = decode_command(line)
                 if isinstance(command, Close):
                     self.close(command)
+                elif self.rates is not None and refuses(self, command):
+                    pass
                 elif isinstance(command, Undecodable):
                     self._answer_undecodable(command)
                 elif self._line is not None:
@@ -161,6 +171,21 @@ class Client:
             self._out.append(line)
         else:
             self.outlet.send(line)
+
+    def throttle(self, command_rate: float | None, publish_rate: float | None) -> None:
+        """Hold this connection to other rates from now on, as long as it lasts; both are above 0.
+
+        Args:
+            command_rate: the most commands per second, in place of `limits.command_rate`; None for what that says.
+            publish_rate: the most publications per second, in place of `limits.publish_rate`; None likewise.
+        """
+        usual = self.node.options.rates or Rates()
+        rates = Rates(
+            usual.commands if command_rate is None else command_rate,
+            usual.publications if publish_rate is None else publish_rate,
+        )
+        self.rates = None if rates == Rates() else rates
+        self.pace = None
 
     def close(self, reason: Close) -> None:
         """End the connection; what was answered before goes out first, as far as the connection takes it."""

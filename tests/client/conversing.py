@@ -175,7 +175,7 @@ class Stage:
     def __init__(self, app: App) -> None:
         self.node = app.node
         self.app = app
-        self.clock = self.node.clock = Clock(self.node.clock)
+        self.clock = self.node.clock = self.node.publisher.clock = Clock(self.node.clock)
 
     def open(self) -> Conversation:
         return Conversation(self.node)
@@ -188,7 +188,7 @@ class Stage:
     async def publish(self, topic: str, data: Any) -> None:
         """As a back end does."""
         policy = self.node.locate(topic)
-        outcome = self.node.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
+        outcome = self.node.publisher.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
         await outcome  # type: ignore[misc]
 
 
