@@ -202,9 +202,9 @@ class Writer:
         return True
 
     def _read_on(self, queue: OutboundQueue) -> None:
-        """Ask for what those topics are due that catch up."""
-        for lane in [lane for lane in queue.catching_up() if lane.hungry]:
-            lane.reading = True
+        """Ask for what comes next of a topic that catches up."""
+        lane = queue.next_to_read()
+        if lane is not None:
             self.edge.catch_up(self, lane.name, lane.position)
 
     def _count(self, queue: OutboundQueue, before: int) -> None:
