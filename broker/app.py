@@ -34,6 +34,7 @@ from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
+from broker.edge.drain import Drain
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.metrics import Metrics
@@ -52,6 +53,7 @@ class App:
 
     node: Node
     edge: Edge
+    drain: Drain
     public: Starlette
     internal: Starlette | None
     """API, health and metrics, where they have a port of their own."""
@@ -67,11 +69,12 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     """
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
+    drain = _make_drain(settings, node, edge)
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
-        return App(node, edge, _application([*internal, *public], edge), None)
-    return App(node, edge, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
+        return App(node, edge, drain, _application([*internal, *public], edge), None)
+    return App(node, edge, drain, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
 
 
 def check(settings: Settings) -> list[Finding]:
@@ -175,6 +178,16 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
         max_connections=limits.max_connections,
         make_client=lambda outlet: Client(node, outlet),
         unavailable=lambda: "this node is draining" if node.draining else None,
+    )
+
+
+def _make_drain(settings: Settings, node: Node, edge: Edge) -> Drain:
+    return Drain(
+        edge,
+        delay_seconds=settings.drain.delay_seconds,
+        rate_per_second=settings.drain.rate_per_second,
+        timeout_seconds=settings.drain.timeout_seconds,
+        changed=lambda draining: node.drains(draining=draining),
     )
 
 

@@ -187,6 +187,11 @@ class Node:
             self.observe()
         self.wheel.advance(now)
 
+    def drains(self, *, draining: bool) -> None:
+        """It lets its clients go, and takes no new ones; or does so no more."""
+        self.draining = draining
+        self.observe()
+
     def observe(self) -> None:
         """Bring the gauges up to date."""
         metrics = self.metrics

@@ -190,6 +190,21 @@ class WebSocketProtocol(asyncio.Protocol):
     # outlet
 
     @property
+    def closing(self) -> bool:
+        """A close frame has been sent or received, or the socket is gone."""
+        return self._closing
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for this connection."""
+        return 0 if self._queue is None else self._queue.size_bytes
+
+    @property
+    def dropped(self) -> int:
+        """Publications that this connection was not sent: none yet, for who is too slow is closed."""
+        return 0
+
+    @property
     def address(self) -> str:
         """The client's IP address; empty where there is none (any more)."""
         peer = None if self._transport is None else self._transport.get_extra_info("peername")

@@ -33,6 +33,8 @@ class Recorder:
         self.wakes: list[float] = []
         self.reading = True
         self.address = "192.0.2.7"
+        self.queued_bytes = 0
+        self.dropped = 0
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
