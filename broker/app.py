@@ -131,6 +131,8 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             ping_interval_seconds=ping.interval_seconds,
             pong_timeout_seconds=ping.pong_timeout_seconds,
             presence_members=limits.presence_members,
+            max_connection_age_seconds=settings.drain.max_connection_age_seconds,
+            closes_per_second=settings.drain.rate_per_second,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,

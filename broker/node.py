@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.auth.tokens import TokenVerifier
+from broker.core.aging import Aging
 from broker.core.hub import Subscriber, Topic
 from broker.core.message import ClientInfo
 from broker.core.policy import PolicyTable, TopicPolicy
@@ -73,6 +74,9 @@ class NodeOptions:
     ping_interval_seconds: float
     pong_timeout_seconds: float
     presence_members: int
+    max_connection_age_seconds: float | None
+    closes_per_second: float
+    """Of those that have reached that age."""
 
     @property
     def ping_seconds(self) -> int:
@@ -117,6 +121,8 @@ class Node:
         self.users: dict[str, set[Client]] = {}
         self._by_outlet: dict[Subscriber, Client] = {}
         self.draining = False
+        age_seconds = options.max_connection_age_seconds
+        self.aging = None if age_seconds is None else Aging(age_seconds, options.closes_per_second, self.started_at)
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}

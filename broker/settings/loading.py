@@ -30,7 +30,6 @@ NOT_YET = (
     "limits.publishes_in_flight",
     "limits.overload_lag_seconds",
     "limits.overload_seconds",
-    "drain.max_connection_age_seconds",
     "topics[].overflow",
     "topics[].conflate_key",
     "topics[].publish_rate",
