@@ -39,6 +39,9 @@ from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
+from broker.operating.connections import ConnectionsHere
+from broker.operating.draining import DrainHere
+from broker.operating.slow import Pressure, SlowHere
 from broker.relay.options import NatsOptions
 from broker.settings import Settings, make_policies
 from broker.settings.mistakes import Finding
@@ -70,6 +73,9 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
     drain = _make_drain(settings, node, edge)
+    ConnectionsHere(node)
+    DrainHere(node, drain)
+    SlowHere(node, Pressure(slow_connections=list, slow_topics=list))  # nothing is ever slow yet: it is closed instead
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
@@ -202,7 +208,10 @@ def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
         count=_counting(node.metrics.http_requests),
     )
     return [
-        *(Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST"]) for name in METHODS),  # publish is the first
+        *(  # publish is the first
+            Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST", "GET"] if method.reads else ["POST"])
+            for name, method in METHODS.items()
+        ),
         Route("/api", ApiEndpoint(api), methods=["POST"]),
         Route("/openapi.json", _json(openapi.document())),
         Route("/health/live", health(node, "live", lambda: ())),

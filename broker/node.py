@@ -254,6 +254,10 @@ class Node:
         if not of_user:
             del self.users[client.session.user]
 
+    def client_of(self, outlet: Subscriber) -> Client | None:
+        """Whose connection this is; None where it is gone, or has not sent its connect command yet."""
+        return self._by_outlet.get(outlet)
+
     def personal_topic(self, user: str) -> str | None:
         """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""
         if not self.options.personal_topic or not user:

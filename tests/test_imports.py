@@ -27,6 +27,7 @@ KNOWS: dict[str, set[str]] = {
     "durability": {"core", "wire", "relay", "metrics", "publications", "downstream", "admission"},
     "membership": {"core", "wire", "relay"},
     "operations": {"core", "wire", "relay"},
+    "operating": {"core", "wire"},
     "rounds": set(),
     "presence": {"core", "wire", "relay", "operations", "rounds"},
     "node": {
@@ -43,7 +44,7 @@ KNOWS: dict[str, set[str]] = {
         "presence",
     },
     "client": {"core", "wire", "relay", "auth", "admission", "node", "presence"},
-    "api": {"core", "wire", "relay", "auth", "metrics", "node", "operations"},
+    "api": {"core", "wire", "relay", "auth", "metrics", "node", "operations", "operating"},
     "log": set(),
     "serve": {"app", "edge", "log", "relay", "settings"},
     "supervisor": {"log", "relay", "serve", "settings"},
@@ -59,6 +60,7 @@ KNOWS_FOR_TYPES: dict[str, set[str]] = {
     "edge": {"client"},
     "node": {"client"},
     "operations": {"client", "node"},
+    "operating": {"client", "node"},
 }
 """What a part imports beyond that for annotations alone, under TYPE_CHECKING."""
 
@@ -80,6 +82,7 @@ INSTALLED: dict[str, set[str]] = {
     "node": {"nats"},
     "client": set(),
     "operations": {"msgspec"},
+    "operating": {"msgspec"},
     "rounds": set(),
     "presence": {"msgspec"},
     "api": {"msgspec", "starlette"},
