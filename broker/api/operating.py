@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from math import isfinite
 
 import msgspec
 
@@ -56,7 +55,7 @@ async def throttle(call: Call, request: requests.Throttle) -> Outcome:
         return refused
     for name in ("command_rate", "publish_rate"):
         rate = getattr(request, name)
-        if rate is not None and not (rate > 0 and isfinite(rate)):
+        if rate is not None and rate <= 0:
             return bad(f"{name}: must be above 0, or null for what the settings say")
     operation = Throttle(**_filters(request), command_rate=request.command_rate, publish_rate=request.publish_rate)
     return await _touch(call, operation, "throttled")

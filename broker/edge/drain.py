@@ -138,22 +138,24 @@ class Drain:
         allowance = 1.0
         while True:
             # who was in the middle of a handshake when it began comes in nevertheless
-            self._waiting = self._waiting or self._shuffled()
+            self._waiting = self._waiting or [socket for socket in self._edge.sockets if not socket.closing]
             now = clock()
             allowance = min(max(1.0, self._rate * BURST_SECONDS), allowance + self._rate * (now - at))
             at = now
             while self._waiting and allowance >= 1:
-                socket = self._waiting.pop()
+                socket = self._next()
                 if not socket.closing:
                     socket.close(_SHUTDOWN)
                     allowance -= 1
             self._note_progress()
             await asyncio.sleep(STEP_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
-    def _shuffled(self) -> list[WebSocketProtocol]:
-        everybody = [socket for socket in self._edge.sockets if not socket.closing]
-        random.shuffle(everybody)
-        return everybody
+    def _next(self) -> WebSocketProtocol:
+        """Any of those that wait: to shuffle them all at once would hold up the event loop."""
+        waiting = self._waiting
+        at = random.randrange(len(waiting))  # noqa: S311 - disorder, not secrecy
+        waiting[at], waiting[-1] = waiting[-1], waiting[at]
+        return waiting.pop()
 
     def _note_progress(self) -> None:
         if self.connections:

@@ -142,6 +142,32 @@ async def test_by_hand_nothing_hurries(edge: PretendEdge) -> None:
 
 
 @pytest.mark.parametrize("edge", [10], indirect=True)
+async def test_once_it_is_taken_back_no_more_are_closed(edge: PretendEdge) -> None:
+    drain = pretended(edge, rate=1)
+    drain.begin()
+    await eventually(lambda: len(edge.closed) >= 3)
+    assert drain.cancel()
+    closed = len(edge.closed)
+    for _ in range(200):
+        await edge.sleep(0.1)
+    assert (len(edge.closed), drain.state) == (closed, DrainState.SERVING)
+    drain.begin()
+    await eventually(lambda: len(edge.closed) == 10)
+    drain.cancel()
+
+
+@pytest.mark.parametrize("edge", [10], indirect=True)
+async def test_the_timeout_counts_from_the_end_of_the_delay(edge: PretendEdge) -> None:
+    begun = edge.now
+    await pretended(edge, delay=30, rate=1, timeout=5).finish()
+    times = [at - begun for at, _ in edge.closed]
+    assert len(times) == 10
+    assert times[0] >= 30
+    assert times[1] >= 30.5  # the second has its turn, and the last ones have not
+    assert times[-1] == times[-2] >= 35
+
+
+@pytest.mark.parametrize("edge", [10], indirect=True)
 async def test_the_end_goes_on_with_what_was_begun_by_hand(edge: PretendEdge) -> None:
     drain = pretended(edge, delay=30, rate=1)
     drain.begin()
@@ -185,7 +211,7 @@ async def test_a_mistake_of_ours_is_seen_and_the_end_comes_all_the_same(
 ) -> None:
     drain = pretended(edge, rate=1, timeout=600)
     socket = edge.comes()
-    monkeypatch.setattr(drain, "_shuffled", lambda: 1 / 0)
+    monkeypatch.setattr(drain, "_next", lambda: 1 / 0)
     await drain.finish()
     assert socket.closing
     await eventually(lambda: any(record.levelno == logging.CRITICAL for record in caplog.records))
@@ -257,4 +283,5 @@ async def test_who_does_not_answer_does_not_hold_up_the_end(
         async with asyncio.timeout(10):
             await drain.finish()
         assert len(at.edge.sockets) == 2
-    assert any("did not end in time" in record.message for record in caplog.records)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["2 connections did not end in time"]  # each has had its turn
