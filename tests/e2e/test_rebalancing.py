@@ -136,7 +136,7 @@ async def test_old_connections_move_to_a_node_that_came_later(
     ):
         logs = [running.accounting.log(f"{kind} SDK") for kind in ("Python", "JavaScript")]
         await running.joined_by(sdk_subscriber(logs[0], TOPIC, proxy.websocket_url))
-        await running.joined_by(javascript_subscriber(javascript, logs[1], TOPIC, proxy.websocket_url))
+        script = await running.joined_by(javascript_subscriber(javascript, logs[1], TOPIC, proxy.websocket_url))
         nodes[1].start()
         await nodes[1].ready()
         name = nodes[1].name
@@ -144,5 +144,7 @@ async def test_old_connections_move_to_a_node_that_came_later(
         await eventually(lambda: all(log.recoveries for log in running.accounting.logs), 60)
         assert_paced(people.ends_at(nodes[0].name))
         assert {end.code for end in people.ends} == {3011}
+        assert {event["code"] for event in script.of("connecting")[1:]} == {3011}
+        assert not script.of("disconnected")
         # and nobody is told that it misses anything
         assert all(all(log.recoveries) for log in running.accounting.logs)
