@@ -37,12 +37,16 @@ from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
+from broker.edge.drain import Drain
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.edge.pressure import Pressure
 from broker.fan_out import LINES
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
+from broker.operating.connections import ConnectionsHere
+from broker.operating.draining import DrainHere
+from broker.operating.slow import SlowHere, SlowSource
 from broker.relay.options import NatsOptions
 from broker.settings import Limits, Settings, make_policies
 from broker.settings.mistakes import Finding
@@ -63,6 +67,7 @@ class App:
 
     node: Node
     edge: Edge
+    drain: Drain
     public: Starlette
     internal: Starlette | None
     """API, health and metrics, where they have a port of their own."""
@@ -79,11 +84,15 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
     node.observers.append(edge.pressure.observe)
+    drain = _make_drain(settings, node, edge)
+    ConnectionsHere(node)
+    DrainHere(node, drain)
+    SlowHere(node, SlowSource(edge.pressure.slow_connections, edge.pressure.slow_topics))
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
-        return App(node, edge, _application([*internal, *public], edge), None)
-    return App(node, edge, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
+        return App(node, edge, drain, _application([*internal, *public], edge), None)
+    return App(node, edge, drain, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
 
 
 def check(settings: Settings) -> list[Finding]:
@@ -143,6 +152,8 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             pending_bytes=limits.pending_bytes,
             rates=_rates(limits),
             publishes_in_flight=limits.publishes_in_flight,
+            max_connection_age_seconds=settings.drain.max_connection_age_seconds,
+            closes_per_second=settings.drain.rate_per_second,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -207,6 +218,16 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
     )
 
 
+def _make_drain(settings: Settings, node: Node, edge: Edge) -> Drain:
+    return Drain(
+        edge,
+        delay_seconds=settings.drain.delay_seconds,
+        rate_per_second=settings.drain.rate_per_second,
+        timeout_seconds=settings.drain.timeout_seconds,
+        changed=lambda draining: node.drains(draining=draining),
+    )
+
+
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
     keys = _api_keys(settings)
@@ -217,7 +238,10 @@ def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
         count=_counting(node.metrics.http_requests),
     )
     return [
-        *(Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST"]) for name in METHODS),  # publish is the first
+        *(  # publish is the first
+            Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST", "GET"] if method.reads else ["POST"])
+            for name, method in METHODS.items()
+        ),
         Route("/api", ApiEndpoint(api), methods=["POST"]),
         Route("/openapi.json", _json(openapi.document())),
         Route("/health/live", health(node, "live", lambda: ())),

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.auth.tokens import TokenVerifier
+from broker.core.aging import Aging
 from broker.core.hub import Subscriber, Topic
 from broker.core.offenders import Offenders
 from broker.core.pace import Rates
@@ -74,6 +75,9 @@ class NodeOptions:
     rates: Rates | None
     """What each client is held to; None for nothing."""
     publishes_in_flight: int
+    max_connection_age_seconds: float | None
+    closes_per_second: float
+    """Of those that have reached that age."""
 
     @property
     def ping_seconds(self) -> int:
@@ -120,6 +124,8 @@ class Node:
         self.draining = False
         self.observers: list[Callable[[], None]] = []
         """Bring gauges up to date that aren't the node's own."""
+        age_seconds = options.max_connection_age_seconds
+        self.aging = None if age_seconds is None else Aging(age_seconds, options.closes_per_second, self.started_at)
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
@@ -199,6 +205,11 @@ class Node:
             self.observe()
         self.wheel.advance(now)
 
+    def drains(self, *, draining: bool) -> None:
+        """It lets its clients go, and takes no new ones; or does so no more."""
+        self.draining = draining
+        self.observe()
+
     def observe(self) -> None:
         """Bring the gauges up to date."""
         metrics = self.metrics
@@ -258,6 +269,10 @@ class Node:
         of_user.discard(client)
         if not of_user:
             del self.users[client.session.user]
+
+    def client_of(self, outlet: Subscriber) -> Client | None:
+        """Whose connection this is; None where it is gone, or has not sent its connect command yet."""
+        return self._by_outlet.get(outlet)
 
     def personal_topic(self, user: str) -> str | None:
         """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""

@@ -29,6 +29,7 @@ KNOWS: dict[str, set[str]] = {
     "membership": {"core", "wire", "relay"},
     "publisher": {"core", "wire", "relay", "metrics", "durability"},
     "operations": {"core", "wire", "relay"},
+    "operating": {"core", "wire"},
     "rounds": set(),
     "presence": {"core", "wire", "relay", "operations", "rounds"},
     "node": {
@@ -46,7 +47,7 @@ KNOWS: dict[str, set[str]] = {
         "presence",
     },
     "client": {"core", "wire", "relay", "auth", "admission", "node", "presence", "publisher"},
-    "api": {"core", "wire", "relay", "auth", "metrics", "node", "operations", "publisher"},
+    "api": {"core", "wire", "relay", "auth", "metrics", "node", "operations", "operating", "publisher"},
     "log": set(),
     "serve": {"app", "edge", "log", "relay", "settings"},
     "supervisor": {"log", "relay", "serve", "settings"},
@@ -62,6 +63,7 @@ KNOWS_FOR_TYPES: dict[str, set[str]] = {
     "edge": {"client"},
     "node": {"client"},
     "operations": {"client", "node"},
+    "operating": {"client", "node"},
 }
 """What a part imports beyond that for annotations alone, under TYPE_CHECKING."""
 
@@ -85,6 +87,7 @@ INSTALLED: dict[str, set[str]] = {
     "node": {"nats"},
     "client": set(),
     "operations": {"msgspec"},
+    "operating": {"msgspec"},
     "rounds": set(),
     "presence": {"msgspec"},
     "api": {"msgspec", "starlette"},

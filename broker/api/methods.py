@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from broker.api import connections, publishing, requests, topics
+from broker.api import connections, operating, publishing, requests, topics
 from broker.api.call import EMPTY, Call, Outcome, all_too_many, bad, error_json
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.commands import describe
@@ -28,6 +28,8 @@ class Method:
     request: type[msgspec.Struct]
     run: Callable[[Call, Any], Awaitable[Outcome]]
     decode: Callable[[bytes], Any]
+    reads: bool = False
+    """It changes nothing, and can be called with GET and its request in the query, too."""
 
 
 async def batch(call: Call, request: requests.Batch) -> Outcome:
@@ -84,8 +86,10 @@ def decode(method: Method, body: bytes) -> Any:
         return bad("malformed JSON") if body.strip() else method.request()
 
 
-def _method(request: type[msgspec.Struct], run: Callable[[Call, Any], Awaitable[Outcome]]) -> Method:
-    return Method(request, run, msgspec.json.Decoder(request).decode)
+def _method(
+    request: type[msgspec.Struct], run: Callable[[Call, Any], Awaitable[Outcome]], *, reads: bool = False
+) -> Method:
+    return Method(request, run, msgspec.json.Decoder(request).decode, reads)
 
 
 _decode_command = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -103,5 +107,10 @@ METHODS: dict[str, Method] = {
     "history_remove": _method(requests.HistoryRemove, topics.history_remove),
     "channels": _method(requests.Channels, topics.channels),
     "info": _method(requests.Info, topics.info),
+    "connections": _method(requests.Connections, operating.connections),
+    "kick": _method(requests.Kick, operating.kick),
+    "throttle": _method(requests.Throttle, operating.throttle),
+    "slow": _method(requests.Slow, operating.slow, reads=True),
+    "drain": _method(requests.Drain, operating.drain),
     "batch": _method(requests.Batch, batch),
 }

@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}, {"authorization": []}],
         "paths": {
-            **{f"/api/{name}": {"post": _operation(name, requests[name])} for name in METHODS},
+            **{f"/api/{name}": _path(name, requests[name]) for name in METHODS},
             "/api": {"post": _any_operation(requests)},
         },
         "components": {
@@ -40,6 +40,19 @@ def document() -> dict[str, Any]:
                 },
             },
         },
+    }
+
+
+def _path(name: str, reference: dict[str, Any]) -> dict[str, Any]:
+    posted = _operation(name, reference)
+    if not METHODS[name].reads:
+        return {"post": posted}
+    asked = {key: value for key, value in posted.items() if key != "requestBody"}
+    fields = msgspec.json.schema(METHODS[name].request)["$defs"][METHODS[name].request.__name__]["properties"]
+    queries = [{"name": field, "in": "query", "required": False, "schema": schema} for field, schema in fields.items()]
+    return {
+        "post": posted,
+        "get": {**asked, "operationId": f"get_{name}", "parameters": [*posted["parameters"], *queries]},
     }
 
 

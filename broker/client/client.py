@@ -131,6 +131,7 @@ class Client:
         if heartbeat is None:  # the answer to connect waits for NATS, and the relay bounds that
             return session.ends_at
         beat = heartbeat.due(now, excused=self.outlet.blocked or self._line is not None)
+        moves_at = inf
         if beat is Beat.LATE:
             self.close(close(CloseCode.NO_PONG))
         elif now >= session.ends_at:
@@ -140,7 +141,24 @@ class Client:
                 self.outlet.send(replies.PING)
             for topic in session.ended(now):
                 self.unsubscribed(topic, UnsubscribeCode.EXPIRED, UnsubscribeCode.EXPIRED.text)
-        return min(heartbeat.next(), session.ends_at, session.next_end)
+            moves_at = self._move(now)
+        return min(heartbeat.next(), session.ends_at, session.next_end, moves_at)
+
+    def _move(self, now: float) -> float:
+        """Have the client reconnect, to another node perhaps, where it has been here for long enough; return when to
+        look again.
+        """
+        aging = self.node.aging
+        if aging is None or self.node.draining:  # where it drains, everybody goes anyway
+            return inf
+        due_at = aging.due_at(self.id, self.since)
+        if now < due_at:
+            return due_at
+        again = aging.turn(now)
+        if again:
+            return again
+        self.close(close(CloseCode.FORCE_RECONNECT))
+        return inf
 
     # what command handlers and the API call
 
@@ -208,7 +226,8 @@ class Client:
         now = self.node.clock()
         first = now + random.uniform(0, ping_seconds)  # noqa: S311 - spread, not secrecy
         self._heartbeat = Heartbeat(ping_seconds, pong_seconds, first)
-        self.outlet.wake_by(first)
+        aging = self.node.aging
+        self.outlet.wake_by(first if aging is None else min(first, aging.due_at(self.id, self.since)))
 
     def expires_by(self, unix_seconds: float | None) -> float:
         """When what a token grants ends here, on the node's clock: some leeway after the token itself, so that the

@@ -149,6 +149,7 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         self._reader = None
         self._transport = None
         self._drop_queue("closed")
+        edge.pressure.gone(self)
         edge.wheel.cancel(self)
         edge.sockets.discard(self)
         if not self._closing:
@@ -160,6 +161,11 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         self._update_reading()
 
     # outlet
+
+    @property
+    def closing(self) -> bool:
+        """A close frame has been sent or received, or the socket is gone."""
+        return self._closing
 
     @property
     def address(self) -> str:

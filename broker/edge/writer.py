@@ -65,6 +65,16 @@ class Writer:
         """What waits; None when nothing does, and nothing is owed."""
         return self._queue
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for this connection."""
+        return 0 if self._queue is None else self._queue.size_bytes
+
+    @property
+    def dropped(self) -> int:
+        """Publications that were given up for this connection, since it was slow."""
+        return self.edge.pressure.lost_by(self)
+
     def send(self, payload: bytes) -> None:
         """Send a text message."""
         self._send(frame(TEXT, payload))

@@ -23,7 +23,6 @@ NOT_YET = (
     "limits.connections_per_address",
     "limits.overload_lag_seconds",
     "limits.overload_seconds",
-    "drain.max_connection_age_seconds",
     "telemetry.otlp_endpoint",
     "telemetry.sample_ratio",
 )

@@ -44,6 +44,8 @@ class Recorder:
         self.behind: set[str] = set()
         """Topics whose past it is still being given."""
         self.read_on: Callable[[Recorder, str, int], None] = _no_history
+        self.queued_bytes = 0
+        self.dropped = 0
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
