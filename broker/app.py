@@ -29,12 +29,15 @@ from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
+from broker.core.overload import OverloadLimits
 from broker.core.policy import PolicyTable
 from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
+from broker.edge.addresses import parse_networks
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
 from broker.edge.edge import Edge
+from broker.edge.entrance import EntranceLimits, Unavailable
 from broker.edge.handshake import Origins
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
@@ -67,6 +70,7 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     """
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
+    node.overload.queued_bytes = lambda: edge.queued_bytes
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
@@ -128,6 +132,9 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             ping_interval_seconds=ping.interval_seconds,
             pong_timeout_seconds=ping.pong_timeout_seconds,
             presence_members=limits.presence_members,
+            connections_waiting=limits.connections_waiting,
+            connections_per_user=limits.connections_per_user,
+            overload=OverloadLimits(limits.overload_lag_seconds, limits.node_queue_bytes, limits.overload_seconds),
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -174,8 +181,27 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
         queue_age_seconds=limits.queue_age_seconds,
         max_connections=limits.max_connections,
         make_client=lambda outlet: Client(node, outlet),
-        unavailable=lambda: "this node is draining" if node.draining else None,
+        unavailable=lambda: _unavailable(node),
+        entrance_limits=EntranceLimits(
+            per_second=limits.connections_per_second,
+            burst=limits.connections_burst,
+            waiting=limits.connections_waiting,
+            per_address=limits.connections_per_address,
+            trusted_proxies=parse_networks(settings.http.trusted_proxies),
+        ),
     )
+
+
+def _unavailable(node: Node) -> Unavailable | None:
+    """Why a node lets nobody new in."""
+    if node.draining:
+        return Unavailable("draining", "this node is draining")
+    if node.overload.active:
+        detail = "this node has more to do than it can (limits.overload_lag_seconds, limits.node_queue_bytes)"
+        return Unavailable("overload", detail, node.overload.seconds)
+    if node.lobby.full:
+        return Unavailable("waiting_room", "as many clients wait to connect as may (limits.connections_waiting)")
+    return None
 
 
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:

@@ -123,6 +123,12 @@ class Metrics:
         self.draining = Gauge(
             "broker_draining", "1 while this node drains.", registry=registry, multiprocess_mode="livemax"
         )
+        self.overloaded = Gauge(
+            "broker_overloaded",
+            "1 while this node has more to do than it can, and lets nobody new in.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
 
         self._delivered: dict[str, int] = {}
         self._published: dict[tuple[str, str, str], int] = {}

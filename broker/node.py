@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any
 from broker.auth.tokens import TokenVerifier
 from broker.core.hub import Subscriber, Topic
 from broker.core.message import ClientInfo
+from broker.core.overload import OverloadLimits
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.durability import Durability, DurableOptions
 from broker.fan_out import FanOut
+from broker.lobby import Lobby
 from broker.membership import Membership
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.overload import OverloadWatch
 from broker.presence import PresenceReader
 from broker.publications import make_push, publication_problem
 from broker.relay.connection import Confirmation, NatsConnection
@@ -73,6 +76,9 @@ class NodeOptions:
     ping_interval_seconds: float
     pong_timeout_seconds: float
     presence_members: int
+    connections_waiting: int
+    connections_per_user: int | None
+    overload: OverloadLimits
 
     @property
     def ping_seconds(self) -> int:
@@ -117,6 +123,8 @@ class Node:
         self.users: dict[str, set[Client]] = {}
         self._by_outlet: dict[Subscriber, Client] = {}
         self.draining = False
+        self.lobby = Lobby(options.connections_waiting, time.monotonic, self._loop.call_soon)
+        self.overload = OverloadWatch(options.overload, metrics)
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
@@ -175,7 +183,9 @@ class Node:
 
     def _tick(self) -> None:
         now = self.clock()
-        self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
+        lag = max(0.0, now - self._tick_due)
+        self.metrics.loop_lag.observe(lag)
+        self.overload.observe(now, lag)
         self._tick_due = now + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
         self._ticks += 1
@@ -218,6 +228,8 @@ class Node:
         reasons = []
         if self.draining:
             reasons.append("the node is draining")
+        if self.overload.active:
+            reasons.append("the node is overloaded")
         if not self.connection.connected:
             reasons.append("NATS is not connected")
         elif not self.control.acquainted:
@@ -242,6 +254,10 @@ class Node:
         of_user.discard(client)
         if not of_user:
             del self.users[client.session.user]
+
+    def connections_of(self, user: str) -> int:
+        """How many connections a user has to this node; those that are being closed are none any more."""
+        return sum(not client.closed for client in self.users.get(user, ()))
 
     def personal_topic(self, user: str) -> str | None:
         """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""

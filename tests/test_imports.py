@@ -28,6 +28,8 @@ KNOWS: dict[str, set[str]] = {
     "membership": {"core", "wire", "relay"},
     "operations": {"core", "wire", "relay"},
     "rounds": set(),
+    "lobby": {"wire"},
+    "overload": {"core", "metrics"},
     "presence": {"core", "wire", "relay", "operations", "rounds"},
     "node": {
         "core",
@@ -38,8 +40,10 @@ KNOWS: dict[str, set[str]] = {
         "publications",
         "durability",
         "fan_out",
+        "lobby",
         "membership",
         "operations",
+        "overload",
         "presence",
     },
     "client": {"core", "wire", "relay", "auth", "admission", "node", "presence"},
@@ -57,6 +61,7 @@ KNOWS_EVERYTHING = {"app", "cli"}
 
 KNOWS_FOR_TYPES: dict[str, set[str]] = {
     "edge": {"client"},
+    "lobby": {"client"},
     "node": {"client"},
     "operations": {"client", "node"},
 }
@@ -81,6 +86,8 @@ INSTALLED: dict[str, set[str]] = {
     "client": set(),
     "operations": {"msgspec"},
     "rounds": set(),
+    "lobby": set(),
+    "overload": set(),
     "presence": {"msgspec"},
     "api": {"msgspec", "starlette"},
     "log": set(),

@@ -36,6 +36,7 @@ SERIES = {
     "broker_members": "gauge",
     "broker_http_requests_total": "counter",
     "broker_draining": "gauge",
+    "broker_overloaded": "gauge",
 }
 
 
