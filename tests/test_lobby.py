@@ -134,6 +134,7 @@ async def test_when_it_is_full_nobody_new_is_let_in(stage: Stage) -> None:
 async def test_who_leaves_is_not_worked_on(stage: Stage) -> None:
     loop = slow_down(stage)
     crowd = [come(stage) for _ in range(8)]
+    assert [one.outlet.reading for one in crowd] == [True] * 4 + [False] * 4
     crowd[5].client.lost()
     crowd[6].say({"id": 2, "publish": {}})
     loop.turn()

@@ -122,12 +122,13 @@ async def test_who_hangs_up_leaves_the_room(how: str) -> None:
 
 
 async def test_those_who_wait_are_told_when_nobody_is_let_in_any_more() -> None:
-    async with served(entrance_limits=slow_door()) as at:
+    async with served(entrance_limits=slow_door(per_address=9)) as at:
         waiting = await crowd(at, 2)
         at.edge.unavailable = lambda: Unavailable("draining", "this node is draining")
         for client in waiting:
             assert (await refusal(client))[1]["detail"] == "this node is draining"
         assert counted(at, "draining") == 2
+        assert len(at.edge.entrance.addresses) == 1
         assert (at.edge.entrance.waiting, at.edge.entrance._calling) == (0, None)
 
 

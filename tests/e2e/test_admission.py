@@ -1,0 +1,101 @@
+"""Whom a node lets in, and what it says to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tests.harness.client import connected, opened
+from tests.harness.nats import NatsServer
+from tests.harness.node import BrokerNode
+from tests.harness.raw import RawConnection, dialled, upgrade
+from tests.harness.site import Site
+from tests.harness.tokens import token
+from tests.harness.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+
+
+async def refused(connection: RawConnection) -> str:
+    """The detail of a 503."""
+    status, headers = await connection.head()
+    assert (status, headers["content-type"]) == (503, "application/problem+json")
+    assert int(headers["retry-after"]) >= 1
+    return str(json.loads(await connection.rest())["detail"])
+
+
+async def test_those_who_wait_are_told_when_the_node_drains(site: Site, nats: NatsServer) -> None:
+    limits = {"connections_per_second": 1, "connections_burst": 1}
+    node = site.start_node(nats, {"limits": limits, "drain": {"delay_seconds": 0.3}})
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(connected(node.websocket_url))
+        waiting = [await stack.enter_async_context(dialled(node.port)) for _ in range(2)]
+        for connection in waiting:
+            await connection.send(upgrade())
+        beyond = await stack.enter_async_context(dialled(node.port))
+        await asyncio.sleep(0.2)  # the two are in the room: a third and a fourth have no place in it
+        await beyond.send(upgrade())
+        node.terminate()
+        said = {await refused(connection) for connection in waiting}
+
+        assert "this node is draining" in said
+    assert await node.ended() == 0
+
+
+async def test_a_node_that_was_stuck_lets_nobody_in_until_it_has_caught_its_breath(
+    site: Site, nats: NatsServer
+) -> None:
+    node = site.start_node(nats, {"limits": {"overload_lag_seconds": 0.5, "overload_seconds": 1}})
+    async with connected(node.websocket_url, topics=("news",)) as client:
+        node.pause()
+        await asyncio.sleep(2)
+        node.resume()
+
+        async def overloaded() -> bool:
+            return await node.metric("broker_overloaded") == 1
+
+        await eventually(overloaded)
+        await node.publish("news", "still")
+        assert await client.publication("news") == "still"
+        await said_overloaded(node)
+        await node.ready()
+        assert await node.metric("broker_overloaded") == 0
+        async with connected(node.websocket_url):
+            pass
+    log = node.log()
+    assert (log.count(": overloaded for"), log.count("not overloaded any more")) == (1, 1)
+
+
+async def said_overloaded(node: BrokerNode) -> None:
+    async with dialled(node.port) as connection:
+        await connection.send(upgrade())
+        assert "more to do than it can" in await refused(connection)
+    assert await node.metric('broker_connects_total{result="overload"') == 1
+
+
+async def test_limits_for_each_user_and_each_address_behind_a_proxy(site: Site, nats: NatsServer) -> None:
+    limits = {"connections_per_user": 2, "connections_per_address": 3}
+    node = site.start_node(nats, {"limits": limits, "http": {"trusted_proxies": ["127.0.0.1"]}})
+    anna = token("anna")
+    async with AsyncExitStack() as stack:
+        for number in range(3):
+            address = f"192.0.2.{number % 2}"
+            client = await stack.enter_async_context(opened(node.websocket_url, X_Forwarded_For=address))
+            if number < 2:
+                await client.call("connect", token=anna)
+            else:
+                await client.send({"id": 1, "connect": {"token": anna}})
+                code, reason = await client.closed()
+                assert code == 3504
+                assert "limits.connections_per_user" in reason
+        for _ in range(3):
+            invented = "203.0.113.1, 192.0.2.9"
+            await stack.enter_async_context(opened(node.websocket_url, X_Forwarded_For=invented))
+        async with dialled(node.port) as connection:
+            await connection.send(upgrade(changes={"X-Forwarded-For": "192.0.2.9"}))
+            assert "limits.connections_per_address" in await refused(connection)
+        assert await node.metric('broker_connects_total{result="address"') == 1
+        assert await node.metric('broker_connects_total{result="user"') == 1
