@@ -51,17 +51,22 @@ class Lobby:
     def full(self) -> bool:
         return len(self._waiting) >= self.places
 
-    def enter(self, client: Client, work: Callable[[], None]) -> None:
-        """Work on a client's connect command, now or in its turn. While it waits, nothing more is read from it."""
+    def enter(self, client: Client, work: Callable[[], None]) -> bool:
+        """Work on a client's connect command, now or in its turn. While it waits, nothing more is read from it.
+
+        Returns:
+            False when there is no place left to wait in: nothing is done.
+        """
         if not self._waiting and self._used < TURN_SECONDS:
             self._run(work)
             self._ask_for_turn()
         elif len(self._waiting) >= self.places * OVERFLOW:
-            client.close(close(CloseCode.TOO_MANY_REQUESTS, "this node's waiting room is full"))
+            return False
         else:
             self._waiting[client] = work
             client.outlet.pause_reading()
             self._ask_for_turn()
+        return True
 
     def leave(self, client: Client) -> None:
         """A client waits no more, if it did."""

@@ -34,6 +34,13 @@ class Metrics:
         self.connections = Gauge(
             "broker_connections", "Client connections open now.", registry=registry, multiprocess_mode="livesum"
         )
+        self.waiting = Gauge(
+            "broker_connections_waiting",
+            "Clients that wait to be let in (door), or for their connect command to be looked at (lobby).",
+            ("room",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.connects = Counter(
             "broker_connects", "Connection attempts by how they ended.", ("result",), registry=registry
         )

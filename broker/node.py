@@ -202,6 +202,7 @@ class Node:
         metrics = self.metrics
         metrics.fold()
         metrics.connections.set(len(self.clients))
+        metrics.waiting.labels("lobby").set(len(self.lobby))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.members.set(self.membership.members.total)

@@ -129,6 +129,7 @@ async def test_when_it_is_full_nobody_new_is_let_in(stage: Stage) -> None:
     crowd += [come(stage) for _ in range(3 * OVERFLOW - 3)]
     assert {one.closed for one in crowd} == {None}
     assert come(stage).closed == (3013, "too many requests: this node's waiting room is full")
+    assert stage.node.metrics.connects.labels("waiting_room")._value.get() == 1
 
 
 async def test_who_leaves_is_not_worked_on(stage: Stage) -> None:

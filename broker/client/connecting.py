@@ -30,7 +30,9 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
         client.node.metrics.connects.labels("refused").inc()
         client.close(refusal)
         return
-    client.node.lobby.enter(client, partial(_admit, client, ident, request))
+    if not client.node.lobby.enter(client, partial(_admit, client, ident, request)):
+        client.node.metrics.connects.labels("waiting_room").inc()
+        client.close(close(CloseCode.TOO_MANY_REQUESTS, "this node's waiting room is full"))
 
 
 def _admit(client: Client, ident: int, request: wire.Connect) -> None:

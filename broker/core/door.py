@@ -100,10 +100,11 @@ class Door(Generic[Guest]):
         self._settle()
         return tired
 
-    def leave(self, guest: Guest) -> None:
-        """Somebody waits no more, if it did."""
-        self._waiting.pop(guest, None)
+    def leave(self, guest: Guest) -> bool:
+        """Somebody waits no more; whether it did."""
+        waited = self._waiting.pop(guest, None) is not None
         self._settle()
+        return waited
 
     def dismiss(self) -> list[Guest]:
         """Empty the room; those who were in it."""

@@ -111,6 +111,11 @@ class Addresses:
         """How many connections are known."""
         return len(self._known)
 
+    @property
+    def kept(self) -> bool:
+        """Whether addresses are needed at all."""
+        return bool(self._trusted) or self._limit is not None
+
     def find(self, peer: str, headers: Headers) -> str:
         """See `client_address`; the peer itself where no proxy is trusted."""
         return client_address(peer, headers, self._trusted) if self._trusted else peer
@@ -121,7 +126,7 @@ class Addresses:
 
     def enter(self, connection: Hashable, address: str) -> None:
         """A connection begins; it is to `leave` however it ends."""
-        if self._trusted or self._limit is not None:
+        if self.kept:
             self._known[connection] = address
         if self._limit is not None:
             self._counts[address] = self._counts.get(address, 0) + 1

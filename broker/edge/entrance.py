@@ -60,6 +60,7 @@ class Entrance:
         if limits.per_second is not None:
             self._door = Door(limits.per_second, limits.burst, limits.waiting, edge.handshake_seconds, edge.clock())
         self._calling: asyncio.TimerHandle | None = None
+        self._shown = edge.metrics.waiting.labels("door")
 
     @property
     def waiting(self) -> int:
@@ -75,7 +76,8 @@ class Entrance:
         rest: bytes,
     ) -> Refusal | None:
         """Open a WebSocket, now or when its turn has come; or say why not."""
-        address = self.addresses.find(_peer(transport), request.headers)
+        addresses = self.addresses
+        address = addresses.find(_peer(transport), request.headers) if addresses.kept else ""
         reason = self._edge.unavailable() or self._no_room(address)
         if reason is not None:
             return _refusal(reason)
@@ -89,6 +91,7 @@ class Entrance:
             if answer is Answer.WAIT:
                 self.addresses.enter(protocol, address)
                 transport.set_protocol(waiting)
+                self._shown.inc()
                 if self._calling is None:
                     self._call_later(door)
                 return None
@@ -99,8 +102,8 @@ class Entrance:
     def left(self, waiting: _Waiting) -> None:
         """Somebody has hung up who waited."""
         self.addresses.leave(waiting.protocol)
-        if self._door is not None:
-            self._door.leave(waiting)
+        if self._door is not None and self._door.leave(waiting):
+            self._shown.dec()
 
     def _no_room(self, address: str) -> Unavailable | None:
         most = self._edge.max_connections
@@ -125,12 +128,14 @@ class Entrance:
         detail = "this node could not let you in in time (limits.connections_per_second)"
         self._turn_away(door.overdue(now), Unavailable("rate", detail, door.room_seconds))
         while (called := door.call(now)) is not None:
+            self._shown.dec()
             if not called.enter():
                 door.give_back()
         if door:
             self._call_later(door)
 
     def _turn_away(self, dismissed: list[_Waiting], reason: Unavailable) -> None:
+        self._shown.dec(len(dismissed))
         for waiting in dismissed:
             self.addresses.leave(waiting.protocol)
             self._edge.refuse(waiting.transport, _refusal(reason))

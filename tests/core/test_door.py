@@ -65,8 +65,7 @@ def test_who_leaves_costs_no_token() -> None:
     door = door_of(10, burst=1)
     for number in range(3):
         door.knock(number, 0.0)
-    door.leave(1)
-    door.leave(1)
+    assert [door.leave(1), door.leave(1)] == [True, False]
 
     assert door.call(0.1) == 2
 

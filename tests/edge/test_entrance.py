@@ -65,6 +65,10 @@ def counted(at: Served, result: str) -> float:
     return float(at.edge.metrics.connects.labels(result)._value.get())
 
 
+def shown(at: Served) -> float:
+    return float(at.edge.metrics.waiting.labels("door")._value.get())
+
+
 def slow_door(**more: Any) -> EntranceLimits:
     """Lets nobody in within a test, but for the first."""
     return EntranceLimits(per_second=1.0, burst=1, **more)
@@ -80,7 +84,7 @@ async def test_who_comes_too_fast_waits_and_comes_in_in_turn() -> None:
             assert (await answer(client))[0] == 101
         assert at.edge.entrance.waiting == 0
         await eventually(lambda: at.edge.entrance._calling is None)
-        assert len(at.edge.sockets) == 3
+        assert (len(at.edge.sockets), shown(at)) == (3, 0)
 
 
 async def test_beyond_the_room_it_is_503() -> None:
@@ -118,7 +122,7 @@ async def test_who_hangs_up_leaves_the_room(how: str) -> None:
                 client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.socket.close()
         await eventually(lambda: at.edge.entrance.waiting == 1)
-        assert len(at.edge.entrance.addresses) == 2
+        assert (len(at.edge.entrance.addresses), shown(at)) == (2, 1)
 
 
 async def test_those_who_wait_are_told_when_nobody_is_let_in_any_more() -> None:
@@ -127,7 +131,7 @@ async def test_those_who_wait_are_told_when_nobody_is_let_in_any_more() -> None:
         at.edge.unavailable = lambda: Unavailable("draining", "this node is draining")
         for client in waiting:
             assert (await refusal(client))[1]["detail"] == "this node is draining"
-        assert counted(at, "draining") == 2
+        assert (counted(at, "draining"), shown(at)) == (2, 0)
         assert len(at.edge.entrance.addresses) == 1
         assert (at.edge.entrance.waiting, at.edge.entrance._calling) == (0, None)
 
