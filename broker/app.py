@@ -200,7 +200,8 @@ def _unavailable(node: Node) -> Unavailable | None:
         detail = "this node has more to do than it can (limits.overload_lag_seconds, limits.node_queue_bytes)"
         return Unavailable("overload", detail, node.overload.seconds)
     if node.lobby.full:
-        return Unavailable("waiting_room", "as many clients wait to connect as may (limits.connections_waiting)")
+        detail = "as many clients wait to connect as may (limits.connections_waiting)"
+        return Unavailable("waiting_room", detail, passing=True)
     return None
 
 

@@ -150,8 +150,18 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def fastest_average(self, began: float) -> float:
+        """The most admissions a second on average from the beginning to any moment later than a second.
+
+        However late this process sees them, that many had come by then.
+        """
+        times = enumerate(sorted(self.admissions), 1)
+        return max((count / (at - began) for count, at in times if at - began >= 1), default=0.0)
+
     def most_in_a_second(self) -> int:
-        """The most admissions in any stretch of a second."""
+        """The most admissions in any stretch of a second, as this process sees them: when it was busy, late and many
+        together.
+        """
         times = sorted(self.admissions)
         most = begin = 0
         for end, at in enumerate(times):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +16,8 @@ from broker.edge.handshake import Accepted, Refusal, Request
 if TYPE_CHECKING:
     from broker.edge.edge import Edge
     from broker.edge.websocket import WebSocketProtocol
+
+logger = logging.getLogger(__name__)
 
 HELD_BYTES = 16_384
 """What is taken from somebody who waits before nothing more is read from it. Proper clients send nothing before they
@@ -33,6 +36,8 @@ class Unavailable:
     detail: str
     spread_seconds: float = 0.0
     """Over how long those who are refused are to come again, from a second on."""
+    passing: bool = False
+    """Those who wait go on waiting meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +127,12 @@ class Entrance:
         self._calling = None
         now = self._edge.clock()
         reason = self._edge.unavailable()
-        if reason is not None:
+        if reason is not None and not reason.passing:
             self._turn_away(door.dismiss(), reason)
             return
         detail = "this node could not let you in in time (limits.connections_per_second)"
         self._turn_away(door.overdue(now), Unavailable("rate", detail, door.room_seconds))
-        while (called := door.call(now)) is not None:
+        while reason is None and (called := door.call(now)) is not None:
             self._shown.dec()
             if not called.enter():
                 door.give_back()
@@ -138,7 +143,8 @@ class Entrance:
         self._shown.dec(len(dismissed))
         for waiting in dismissed:
             self.addresses.leave(waiting.protocol)
-            self._edge.refuse(waiting.transport, _refusal(reason))
+            if not waiting.transport.is_closing():
+                self._edge.refuse(waiting.transport, _refusal(reason))
 
 
 class _Waiting(asyncio.Protocol):
@@ -183,7 +189,12 @@ class _Waiting(asyncio.Protocol):
             return False
         if self._paused:
             self.transport.resume_reading()
-        self.protocol.open(self.transport, self._request, self._accepted, self._held)
+        try:
+            self.protocol.open(self.transport, self._request, self._accepted, self._held)
+        except Exception:
+            # a mistake of ours ends this one connection; the others go on
+            logger.exception("a WebSocket could not be opened")
+            self.transport.abort()
         return True
 
 

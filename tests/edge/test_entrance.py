@@ -13,8 +13,9 @@ import pytest
 from broker.edge import entrance as module
 from broker.edge.addresses import parse_networks
 from broker.edge.entrance import EntranceLimits, Unavailable
+from broker.edge.handshake import Request
 from tests.edge.raw import RawClient, text, upgrade_request
-from tests.edge.serving import Served, served
+from tests.edge.serving import Peer, Served, served
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +135,46 @@ async def test_those_who_wait_are_told_when_nobody_is_let_in_any_more() -> None:
         assert (counted(at, "draining"), shown(at)) == (2, 0)
         assert len(at.edge.entrance.addresses) == 1
         assert (at.edge.entrance.waiting, at.edge.entrance._calling) == (0, None)
+
+
+async def test_those_who_wait_go_on_waiting_when_it_will_pass() -> None:
+    async with served(entrance_limits=quick_door()) as at:
+        (client,) = await crowd(at, 1)
+        (at_the_door,) = at.edge.entrance._door._waiting  # type: ignore[union-attr]
+        asked = 0
+
+        def full() -> Unavailable:
+            nonlocal asked
+            asked += 1
+            return Unavailable("waiting_room", "as many wait", passing=True)
+
+        at.edge.unavailable = full
+        await eventually(lambda: asked > 3)
+        assert at_the_door in at.edge.entrance._door._waiting  # type: ignore[union-attr]
+        at.edge.unavailable = lambda: None
+        assert (await answer(client))[0] == 101
+
+
+async def test_a_mistake_of_ours_ends_one_of_those_who_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(entrance_limits=quick_door()) as at:
+        unlucky, lucky = await crowd(at, 2)
+        opened = Peer.opened
+        failures = 0
+
+        def fail_once(self: Peer, request: Request, subprotocol: str | None) -> None:
+            nonlocal failures
+            failures += 1
+            opened(self, request, subprotocol)
+            if failures == 1:
+                raise RuntimeError("a mistake")
+
+        monkeypatch.setattr(Peer, "opened", fail_once)
+        assert (await answer(lucky))[0] == 101
+        await eventually(lambda: len(at.edge.sockets) == 2)
+        assert "a WebSocket could not be opened" in caplog.text
+        del unlucky
 
 
 async def test_nobody_waits_beyond_the_handshakes_deadline() -> None:
