@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,8 +16,10 @@ from tests.harness.nats import NatsServer
 from tests.harness.node import BrokerNode
 from tests.harness.raw import RawConnection, dialled, upgrade
 from tests.harness.site import Site
+from tests.harness.tls import Authority
 from tests.harness.tokens import token
 from tests.harness.waiting import eventually
+from tests.harness.web import request
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -101,3 +106,48 @@ async def test_limits_for_each_user_and_each_address_behind_a_proxy(site: Site, 
             assert "limits.connections_per_address" in await refused(connection)
         assert await node.metric('broker_connects_total{result="address"') == 1
         assert await node.metric('broker_connects_total{result="user"') == 1
+
+
+async def test_who_waits_over_tls_is_let_in_too_and_who_hangs_up_leaves(site: Site, nats: NatsServer) -> None:
+    authority = Authority(site.directory)
+    own = authority.issue("node")
+    tls = {"tls_cert": str(own.certificate), "tls_key": str(own.key)}
+    node = site.add_node(nats, {"http": tls, "limits": {"connections_per_second": 2, "connections_burst": 1}})
+    node.start()
+    trusting = authority.trusting()
+
+    async def waiting() -> float:
+        page = (await request("GET", f"{node.url}/metrics", tls=trusting)).body.decode()
+        found = re.search(r'broker_connections_waiting{room="door"} ([0-9.]+)', page)
+        return float(found[1]) if found else 0.0
+
+    async def ready() -> bool:
+        return (await request("GET", f"{node.url}/health/ready", tls=trusting)).status == 200
+
+    await eventually(ready)
+    async with connected(node.websocket_url, tls=trusting):
+        impatient = asyncio.create_task(_open_and_leave(node, trusting))
+        opening = asyncio.create_task(_ask(node, trusting))
+        await eventually(lambda: _at_least(waiting, 1))
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        assert await opening == "here"
+        await eventually(lambda: _none(waiting))
+
+
+async def _open_and_leave(node: BrokerNode, tls: ssl.SSLContext) -> None:
+    async with opened(node.websocket_url, tls=tls):
+        pass
+
+
+async def _ask(node: BrokerNode, tls: ssl.SSLContext) -> str:
+    async with connected(node.websocket_url, tls=tls):
+        return "here"
+
+
+async def _at_least(waiting: Callable[[], Awaitable[float]], number: int) -> bool:
+    return await waiting() >= number
+
+
+async def _none(waiting: Callable[[], Awaitable[float]]) -> bool:
+    return await waiting() == 0
