@@ -17,6 +17,7 @@ PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
 """How long the SDKs wait for an attempt."""
+_CLOSE = b"\x88"
 _PING, _PONG = b"\x81\x02{}", b"\x81\x82\0\0\0\0{}"
 
 
@@ -76,6 +77,9 @@ class Attempt(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - data comes on one
         if _PING in data:
             self._transport.write(_PONG)
+        if data.startswith(_CLOSE):
+            self._transport.close()
+            return
         if self.entered.done():
             self.heard(data)
             return
@@ -99,7 +103,8 @@ class Attempt(asyncio.Protocol):
 
     @property
     def inside(self) -> bool:
-        return self.status == 101 and self.entered.done() and not self.ended.done()
+        in_time = self.entered.done() and not self.entered.cancelled()
+        return self.status == 101 and in_time and not self.ended.done()
 
     def leave(self) -> None:
         if self._transport is not None:
