@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from broker.core.turns import Turns
 from broker.wire.codes import CloseCode, close
 
 if TYPE_CHECKING:
@@ -32,24 +33,18 @@ class Lobby:
 
     def __init__(self, places: int, clock: Callable[[], float], call_soon: Callable[[Callable[[], None]], Any]) -> None:
         self.places = places
-        self._clock = clock
-        self._call_soon = call_soon
-        self._waiting: OrderedDict[Client, Callable[[], None]] = OrderedDict()
-        self._used = 0.0
-        """Seconds of this turn."""
-        self._called = False
-        """Whether the next turn is asked for."""
+        self._turns: Turns[Client] = Turns(TURN_SECONDS, clock, call_soon)
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._turns)
 
     def __contains__(self, client: Client) -> bool:
-        return client in self._waiting
+        return client in self._turns
 
     @property
     def full(self) -> bool:
-        return len(self._waiting) >= self.places
+        return len(self._turns) >= self.places
 
     def enter(self, client: Client, work: Callable[[], None]) -> bool:
         """Work on a client's connect command, now or in its turn. While it waits, nothing more is read from it.
@@ -57,44 +52,25 @@ class Lobby:
         Returns:
             False when there is no place left to wait in: nothing is done.
         """
-        if not self._waiting and self._used < TURN_SECONDS:
-            self._run(work)
-            self._ask_for_turn()
-        elif len(self._waiting) >= self.places * OVERFLOW:
+        if self._turns.free:
+            self._turns.do(work)
+        elif len(self._turns) >= self.places * OVERFLOW:
             return False
         else:
-            self._waiting[client] = work
+            self._turns.wait(client, partial(_admit, client, work))
             client.outlet.pause_reading()
-            self._ask_for_turn()
         return True
 
     def leave(self, client: Client) -> None:
         """A client waits no more, if it did."""
-        self._waiting.pop(client, None)
+        self._turns.leave(client)
 
-    def _ask_for_turn(self) -> None:
-        if not self._called:
-            self._called = True
-            self._call_soon(self._turn)
 
-    def _turn(self) -> None:
-        self._called = False
-        self._used = 0.0
-        while self._waiting and self._used < TURN_SECONDS:
-            client, work = self._waiting.popitem(last=False)
-            try:
-                self._run(work)
-                client.admitted()
-            except Exception:
-                # a mistake of ours ends this one connection, and is seen
-                logger.exception("a connect could not be handled", extra={"client": client.id})
-                client.close(close(CloseCode.SERVER_ERROR))
-        if self._waiting or self._used:
-            self._ask_for_turn()
-
-    def _run(self, work: Callable[[], None]) -> None:
-        began = self._clock()
-        try:
-            work()
-        finally:
-            self._used += self._clock() - began
+def _admit(client: Client, work: Callable[[], None]) -> None:
+    try:
+        work()
+        client.admitted()
+    except Exception:
+        # a mistake of ours ends this one connection, and is seen
+        logger.exception("a connect could not be handled", extra={"client": client.id})
+        client.close(close(CloseCode.SERVER_ERROR))

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from broker.app import App, create_app, default_name
+from broker.edge.acceptor import Acceptor
 from broker.edge.client_socket import ClientSocket
 from broker.edge.http import EdgeHttpProtocol
 from broker.log import set_up
@@ -58,19 +59,17 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. As the method it overrides, but a TLS handshake has its deadline, too (asyncio's is a minute)."""
+        """Listen. As the method it overrides, but storms are taken a few at a time, and a TLS handshake has its
+        deadline, too (asyncio's is a minute).
+        """
         await self.lifespan.startup()
         config = self.config
 
         def make_protocol() -> asyncio.Protocol:
             return EdgeHttpProtocol(config, self.server_state, self.lifespan.state)
 
-        tls_seconds = self._tls_seconds if config.ssl else None
-        loop = asyncio.get_running_loop()
         self.servers = [
-            await loop.create_server(
-                make_protocol, sock=one, ssl=config.ssl, backlog=BACKLOG, ssl_handshake_timeout=tls_seconds
-            )
+            Acceptor(one, make_protocol, tls=config.ssl, tls_seconds=self._tls_seconds)  # type: ignore[misc]  # uvicorn closes them, no more
             for one in sockets or []
         ]
         self.started = True

@@ -31,7 +31,7 @@ KNOWS: dict[str, set[str]] = {
     "operations": {"core", "wire", "relay"},
     "operating": {"core", "wire"},
     "rounds": set(),
-    "lobby": {"wire"},
+    "lobby": {"core", "wire"},
     "overload": {"core", "metrics"},
     "presence": {"core", "wire", "relay", "operations", "rounds"},
     "node": {

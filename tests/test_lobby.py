@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from broker.client.client import Client
 from broker.lobby import OVERFLOW, TURN_SECONDS, Lobby
 from tests.client.conversing import Conversation, Stage, staged
 from tests.harness.nats import NatsServer
@@ -173,10 +172,11 @@ async def test_a_mistake_of_ours_ends_one_connection(stage: Stage, caplog: pytes
     loop = slow_down(stage)
     crowd = [come(stage) for _ in range(7)]
 
-    def fail(_: Client) -> None:
+    def fail() -> None:
         raise RuntimeError("a mistake")
 
-    stage.node.lobby._waiting[crowd[4].client] = lambda: fail(crowd[4].client)
+    stage.node.lobby.leave(crowd[4].client)
+    assert stage.node.lobby.enter(crowd[4].client, fail)
     with caplog.at_level(logging.ERROR):
         loop.turn()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
+from broker.edge.crowd import Crowd
 from broker.edge.entrance import Entrance, EntranceLimits, Unavailable
 from broker.edge.handshake import Accepted, Origins, Refusal, Request, open_websocket
 from broker.edge.pressure import Pressure
@@ -64,8 +66,10 @@ class Edge:
     sockets: set[WebSocketProtocol] = field(default_factory=set)
     """All that are open, those that have not sent a command yet too."""
     entrance: Entrance = field(init=False)
+    crowd: Crowd = field(init=False)
 
     def __post_init__(self) -> None:
+        self.crowd = Crowd(time.monotonic, lambda turn: asyncio.get_running_loop().call_soon(turn))
         self.entrance = Entrance(self, self.entrance_limits)
 
     def judge(self, request: Request) -> Accepted | Refusal:

@@ -73,6 +73,8 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         self._behind = False
         """Whether the segment began with what is not counted, or is counted already."""
         self._past_head = False
+        self._new = True
+        """Whether nothing has come yet."""
         self._ending = False
         """Whether nothing that comes is looked at any more."""
         self._keep_alive = True
@@ -106,6 +108,7 @@ class EdgeHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.wheel.cancel(self)
+        self.edge.crowd.leave(self)
         self._unset_keepalive_if_required()  # uvicorn leaves it where there was an error
         super().connection_lost(exc)
 
@@ -165,7 +168,14 @@ class EdgeHttpProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        # as the method it overrides, but for the size of the head and for what follows an upgrade request
+        if self._new:
+            self._new = False
+            self.edge.crowd.enter(self, data)
+        else:
+            self.received(data)
+
+    def received(self, data: bytes) -> None:
+        # as uvicorn's `data_received`, but for the size of the head and for what follows an upgrade request
         self._unset_keepalive_if_required()
         if self._ending or self.transport.is_closing():
             return
