@@ -38,6 +38,11 @@ LIVE = [
 ]
 
 
+def kept(name: str, overflow: str = "catch_up", **more: Any) -> dict[str, Any]:
+    """A policy for durable topics, of which nothing is lost for its age or number unless that is asked for."""
+    return policy(name, overflow, **{"durable": True, "history_messages": 20_000, **more})
+
+
 async def calm(node: BrokerNode) -> None:
     """Nothing waits any more."""
 

@@ -13,7 +13,7 @@ from tests.harness.nats import NatsServer
 from tests.harness.node import BrokerNode
 from tests.harness.reader import reading
 from tests.harness.site import Site
-from tests.harness.source import Source, arrived, check_all, check_conflated, check_declared
+from tests.harness.source import Source, check_all, check_conflated, check_declared, last_arrived
 from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -31,7 +31,7 @@ async def test_disconnect_closes_who_is_behind_and_the_others_miss_nothing(node:
         await source.until_slow(topic)
         await source.publish(topic, FLOOD, padding=PADDING)
         total = len(source.published[topic])
-        await arrived(fast.arrivals, total - 1)
+        await last_arrived(source, topic, fast)
         slow.go_on()
 
         assert await closed(slow) == (3008, "slow")
@@ -50,11 +50,11 @@ async def test_what_is_dropped_is_declared_in_its_place(node: BrokerNode, name: 
         await source.publish(topic, FLOOD, padding=PADDING)
         last = len(source.published[topic]) - 1
         assert await node.metric("broker_queued_bytes") <= QUEUE_BYTES
-        await arrived(fast.arrivals, last)
+        await last_arrived(source, topic, fast)
         slow.go_on()
         await calm(node)
         await source.publish(topic)  # what is missing at the end is declared with the next one
-        await arrived(slow.arrivals, last + 1)
+        await last_arrived(source, topic, slow, fast)
 
         missing = check_declared(slow.of(topic), last + 2)
         check_all(fast.of(topic), last + 2)
@@ -77,11 +77,11 @@ async def test_the_newest_of_each_key_is_kept(node: BrokerNode) -> None:
         await source.until_slow(topic, keys=SYMBOLS)
         await source.publish(topic, FLOOD, padding=PADDING, keys=SYMBOLS)
         keys = source.published[topic]
-        await arrived(fast.arrivals, len(keys) - 1)
+        await last_arrived(source, topic, fast)
         # of five keys there is never more than one each
         assert await node.metric("broker_queued_bytes") < (len(SYMBOLS) + 1) * (PADDING + 400)
         slow.go_on()
-        await arrived(slow.arrivals, len(keys) - 1)
+        await last_arrived(source, topic, slow)
         await calm(node)
 
         missing = check_conflated(slow.of(topic), keys)
@@ -97,10 +97,9 @@ async def test_without_a_key_the_newest_of_the_topic_is_kept(node: BrokerNode) -
         for _ in range(FLOOD // 10):
             await source.publish(one, 10, padding=PADDING)
             await source.publish(two, 10, padding=PADDING)
-        last = [len(source.published[topic]) - 1 for topic in (one, two)]
         slow.go_on()
-        await arrived(slow.arrivals, last[0])
-        await eventually(lambda: slow.of(two)[-1:] and slow.of(two)[-1].number == last[1])
+        await last_arrived(source, one, slow)
+        await last_arrived(source, two, slow)
         await calm(node)
 
     for topic in (one, two):
@@ -118,7 +117,7 @@ async def test_a_publication_without_the_key_is_never_replaced(node: BrokerNode)
             await source.publish(topic, 2, padding=100)
         keys = source.published[topic]
         slow.go_on()
-        await arrived(slow.arrivals, len(keys) - 1)
+        await last_arrived(source, topic, slow)
         await calm(node)
 
     assert check_conflated(slow.of(topic), keys) >= 40
@@ -135,10 +134,9 @@ async def test_a_wildcard_keeps_the_newest_of_each_topic_and_key(node: BrokerNod
         for _ in range(FLOOD // 20):
             for topic in topics:
                 await source.publish(topic, 10, padding=PADDING, keys=SYMBOLS)
-        last = {topic: len(source.published[topic]) - 1 for topic in topics}
         slow.go_on()
         for topic in topics:
-            await eventually(lambda: any(one.number == last[topic] for one in slow.of(topic)))  # noqa: B023 - awaited here
+            await last_arrived(source, topic, slow)
         await calm(node)
 
     for topic in topics:
@@ -157,7 +155,7 @@ async def test_too_many_keys_are_dropped_the_oldest_first_and_declared(node: Bro
         await calm(node)
         await source.publish(topic, keys=["last"])
         published = source.published[topic]
-        await arrived(slow.arrivals, len(published) - 1)
+        await last_arrived(source, topic, slow)
 
     came = slow.of(topic)
     missing = sum(one.dropped for one in came)
@@ -181,9 +179,8 @@ async def test_on_one_connection_each_topic_has_its_own_policy(node: BrokerNode)
         for topic in topics:
             await source.publish(topic, keys=["a"] if topic == "prices.m" else None)
         counts = {topic: len(source.published[topic]) for topic in topics}
-        for who in (slow, fast):
-            for topic in topics:
-                await eventually(lambda: any(one.number == counts[topic] - 1 for one in who.of(topic)))  # noqa: B023 - awaited here
+        for topic in topics:
+            await last_arrived(source, topic, slow, fast)
 
     assert check_declared(slow.of("oldest.m"), counts["oldest.m"]) > 0
     assert check_declared(slow.of("newest.m"), counts["newest.m"]) > 0
@@ -216,7 +213,7 @@ async def test_who_unsubscribes_gets_nothing_of_what_waited(node: BrokerNode) ->
         await slow.call("subscribe", channel=topic)
         begin = len(source.published[topic])
         await source.publish(topic, 2)
-        await arrived(slow.arrivals, begin + 1)
+        await last_arrived(source, topic, slow)
         check_all([one for one in slow.of(topic) if one.number >= begin], begin + 2, begin)
 
 

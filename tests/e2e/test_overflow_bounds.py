@@ -14,7 +14,7 @@ from tests.harness.nats import NatsServer
 from tests.harness.raw import PING, masked
 from tests.harness.reader import reading
 from tests.harness.site import Site
-from tests.harness.source import Source, arrived, check_all, check_conflated, check_declared
+from tests.harness.source import Source, check_all, check_conflated, check_declared, last_arrived
 from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -37,7 +37,7 @@ async def test_the_number_of_messages(site: Site, nats: NatsServer) -> None:
         await calm(node)
         await source.publish(topic)
         count = len(source.published[topic])
-        await arrived(slow.arrivals, count - 1)
+        await last_arrived(source, topic, slow)
 
     assert 480 <= check_declared(slow.of(topic), count) <= 520
     assert [one.number for one in slow.of(topic)][-20:] == list(range(count - 20, count))
@@ -71,10 +71,10 @@ async def test_the_age(site: Site, nats: NatsServer) -> None:
             topic = f"{name}.age"
             await source.publish(topic)
             count = len(source.published[topic])
-            await arrived(readers[name].arrivals, count - 1)
+            await last_arrived(source, topic, readers[name])
             assert check_declared(readers[name].of(topic), count) >= 20
         published = source.published["prices.age"]
-        await arrived(readers["prices"].arrivals, len(published) - 1)
+        await last_arrived(source, "prices.age", readers["prices"])
         check_conflated(readers["prices"].of("prices.age"), published)
         assert await node.metric("broker_queue_age_seconds_count") > 0
 
@@ -82,16 +82,14 @@ async def test_the_age(site: Site, nats: NatsServer) -> None:
 @pytest.mark.parametrize("name", ["oldest", "newest", "prices", "cut"])
 async def test_memory_rises_by_no_more_than_the_bounds(site: Site, nats: NatsServer, name: str) -> None:
     """Each has a topic of its own, so that nothing that waits is shared."""
-    node = site.start_node(
-        nats, {"topics": LIVE, "limits": {"queue_bytes": QUEUE_BYTES}}
-    )
+    node = site.start_node(nats, {"topics": LIVE, "limits": {"queue_bytes": QUEUE_BYTES}})
     source = Source(node)
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(reading(node.port, f"{name}.{number}")) for number in range(READERS)]
         # what a node takes for good when it is used for the first time
         async with reading(node.port, f"{name}.warm", receive_bytes=None) as warm:
             await source.publish(f"{name}.warm", 20 * FLOOD, padding=PADDING)
-            await arrived(warm.arrivals, 20 * FLOOD - 1)
+            await last_arrived(source, f"{name}.warm", warm)
         before = rss_bytes(node.pid)
         for reader in readers:
             reader.stop()
@@ -134,8 +132,8 @@ async def test_the_nodes_budget_relieves_the_largest_first(site: Site, nats: Nat
         await calm(node)
         for topic in ("cut.small", "oldest.large"):
             await source.publish(topic)
-        await arrived(small.arrivals, len(source.published["cut.small"]) - 1)
-        await arrived(large.arrivals, len(source.published["oldest.large"]) - 1)
+        await last_arrived(source, "cut.small", small)
+        await last_arrived(source, "oldest.large", large)
 
     check_all(small.of("cut.small"), len(source.published["cut.small"]))
     assert check_declared(large.of("oldest.large"), len(source.published["oldest.large"])) > 200
@@ -157,8 +155,9 @@ async def test_a_flood_of_pings_ends_who_does_not_read_the_answers_and_nobody_el
 
         await eventually(given_up, 30)
         assert rss_bytes(node.pid) - before < OVERHEAD
-        await Source(node).publish("cut.a", 3)
-        await arrived(other.arrivals, 2)
+        source = Source(node)
+        await source.publish("cut.a", 3)
+        await last_arrived(source, "cut.a", other)
         check_all(other.arrivals, 3)
 
 
@@ -174,7 +173,7 @@ async def test_replies_overtake_what_waits(site: Site, nats: NatsServer) -> None
         slow.send(command)
         slow.go_on()
         await slow.reply(command["id"])
-        await arrived(slow.arrivals, len(source.published[topic]) - 1)
+        await last_arrived(source, topic, slow)
 
     at = next(index for index, line in enumerate(slow.events) if line.get("id") == command["id"])
     behind = sum("push" in line for line in slow.events[at:])
@@ -204,7 +203,7 @@ async def test_pings_and_pongs_pass_while_a_connection_is_always_behind(site: Si
         slow.bytes_per_second = None
         await calm(node)
         await source.publish(topic)
-        await arrived(slow.arrivals, len(source.published[topic]) - 1)
+        await last_arrived(source, topic, slow)
 
     assert check_declared(slow.of(topic), len(source.published[topic])) > 0, "it never was behind"
 

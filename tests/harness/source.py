@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.harness.node import BrokerNode
-from tests.harness.reader import Arrival
+from tests.harness.reader import Arrival, Reader
 from tests.harness.waiting import eventually
 
 BATCH = 50
-STALL_ROUNDS = 400
+STALL_ROUNDS = 2000
 """More than any kernel's buffers take."""
 
 
@@ -27,6 +27,8 @@ class Source:
         self.node = node
         self.published: defaultdict[str, list[str | None]] = defaultdict(list)
         """By topic: the keys of what was published, in order."""
+        self.epoch = ""
+        """Of the durable topics."""
 
     async def publish(self, topic: str, count: int = 1, *, padding: int = 0, keys: Sequence[str] | None = None) -> None:
         """Publish in order; all must succeed.
@@ -49,14 +51,21 @@ class Source:
             replies = answer.json()["replies"]
             assert len(replies) == some
             assert all("error" not in reply["publish"] and "error" not in reply for reply in replies), replies[0]
+            self.epoch = replies[-1]["publish"].get("epoch", "")
             count -= some
 
     async def until_slow(
-        self, topic: str, *, padding: int = 8000, keys: Sequence[str] | None = None, connections: int = 1
+        self,
+        topic: str,
+        *,
+        padding: int = 8000,
+        keys: Sequence[str] | None = None,
+        connections: int = 1,
+        step: int = 10,
     ) -> None:
-        """Publish until the node says that so many connections don't keep up."""
+        """Publish until the node says that so many connections don't keep up, asking it after every `step`."""
         for _ in range(STALL_ROUNDS):
-            await self.publish(topic, 10, padding=padding, keys=keys)
+            await self.publish(topic, step, padding=padding, keys=keys)
             if await self.node.metric("broker_slow_connections") >= connections:
                 return
         raise AssertionError("no connection ever got slow")
@@ -121,6 +130,17 @@ def _gaps(arrivals: Sequence[Arrival]) -> str:
     return f"{len(numbers)} came, from {numbers[:1]} to {numbers[-1:]}, with breaks {breaks[:5]}"
 
 
-async def arrived(arrivals: Sequence[Arrival], number: int, seconds: float = 30) -> None:
-    """Wait until the publication with this number is among the last of a live list."""
-    await eventually(lambda: any(one.number == number for one in arrivals[-50:]), seconds)
+async def last_arrived(source: Source, topic: str, *readers: Reader, seconds: float = 30) -> None:
+    """Wait until each reader has what was published last to a topic."""
+    last = len(source.published[topic]) - 1
+
+    def have() -> bool:
+        for reader in readers:
+            came = reader.of(topic)
+            if not any(one.number == last for one in came):
+                if reader.end is not None:
+                    raise RuntimeError(f"{reader.end} after {_gaps(came)}; the last one is {last}")
+                raise AssertionError(f"{_gaps(came)}; the last one is {last}")
+        return True
+
+    await eventually(have, seconds)
