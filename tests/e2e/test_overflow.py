@@ -144,7 +144,7 @@ async def test_a_wildcard_keeps_the_newest_of_each_topic_and_key(node: BrokerNod
 
 
 async def test_too_many_keys_are_dropped_the_oldest_first_and_declared(node: BrokerNode) -> None:
-    source, topic, before = Source(node), "prices.many", await dropped(node, "prices", "dropped")
+    source, topic, before = Source(node), "prices.many", await dropped(node, "prices", "conflated")
     keys = [f"k{number}" for number in range(3 * QUEUE_BYTES // PADDING)]
     async with reading(node.port, topic) as slow:
         slow.stop()
@@ -161,7 +161,7 @@ async def test_too_many_keys_are_dropped_the_oldest_first_and_declared(node: Bro
     missing = sum(one.dropped for one in came)
     assert len(came) + missing == len(published)
     assert missing > len(keys) // 2
-    assert await dropped(node, "prices", "dropped") - before > len(keys) // 2
+    assert await dropped(node, "prices", "conflated") - before > len(keys) // 2
     # what was kept is the newest
     assert [one.number for one in came][-10:] == list(range(len(published) - 10, len(published)))
 
@@ -236,10 +236,18 @@ async def test_the_tags_are_the_brokers_own(node: BrokerNode, nats: NatsServer) 
 async def test_pressure_is_told_once_when_it_begins_and_once_when_it_ends(site: Site, nats: NatsServer) -> None:
     node = site.start_node(nats, {"topics": LIVE, "limits": {"queue_bytes": QUEUE_BYTES}})
     source, topic, begin = Source(node), "oldest.log", len(node.log())
+
+    def told() -> list[str]:
+        return node.log()[begin:].splitlines()
+
     async with reading(node.port, topic) as slow:
         slow.stop()
         await source.until_slow(topic)
         await source.publish(topic, 3 * FLOOD, padding=PADDING)
+        await eventually(lambda: "pressure begins" in node.log())
+        await source.publish(topic, FLOOD, padding=PADDING)
+        assert len(told()) == 1
         slow.go_on()
         await calm(node)
-        await eventually(lambda: len(node.log()[begin:].splitlines()) == 2)
+        await eventually(lambda: "pressure ends" in node.log(), 40)
+    assert len(told()) == 2
