@@ -197,7 +197,7 @@ async def test_who_unsubscribes_gets_nothing_of_what_waited(node: BrokerNode) ->
     async with reading(node.port, topic, other) as slow:
         slow.stop()
         await source.until_slow(topic)
-        await source.publish(topic, 10, padding=PADDING)
+        await source.publish(topic, FLOOD, padding=PADDING)
         await source.publish(other, 3)
         leave = {"unsubscribe": {"channel": topic}}
         slow.send(leave)
@@ -207,7 +207,7 @@ async def test_who_unsubscribes_gets_nothing_of_what_waited(node: BrokerNode) ->
 
         at = next(index for index, line in enumerate(slow.events) if line.get("id") == leave["id"])
         assert not any(line.get("push", {}).get("channel") == topic for line in slow.events[at:])
-        assert await dropped(node, "oldest", "unsubscribed") - before >= 10
+        assert await dropped(node, "oldest", "unsubscribed") - before > 0
         check_all(slow.of(other), 3)
         # it begins anew: nothing of before is declared
         await slow.call("subscribe", channel=topic)
