@@ -29,20 +29,28 @@ from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
+from broker.core.frames import text_frame
+from broker.core.lanes import Lines
 from broker.core.policy import PolicyTable
+from broker.core.queue import QueueRules
 from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
+from broker.edge.pressure import Pressure
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
 from broker.relay.options import NatsOptions
 from broker.settings import Settings, make_policies
 from broker.settings.mistakes import Finding
 from broker.settings.shape import Path
+from broker.wire.lines import declare, key_of
 
+PIECE_MESSAGES = 512
+PIECE_BYTES = 131_072
+"""As much a connection that catches up is given at a time, where so much may wait for one."""
 WEBSOCKET_PATH = "/connection/websocket"
 
 
@@ -67,6 +75,7 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     """
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
+    node.observers.append(edge.pressure.observe)
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
@@ -148,6 +157,8 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             ring=RingLimits(limits.ring_messages, limits.ring_bytes),
             rings_bytes=limits.node_ring_bytes,
             recovery_bytes=limits.queue_bytes,
+            piece_messages=max(1, min(PIECE_MESSAGES, limits.queue_messages // 2)),
+            piece_bytes=min(PIECE_BYTES, limits.queue_bytes // 2),
             history_messages=limits.history_messages,
         ),
         metrics=Metrics(),
@@ -170,8 +181,14 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
         message_bytes=limits.message_bytes,
         header_bytes=limits.header_bytes,
         handshake_seconds=limits.handshake_seconds,
-        queue_bytes=limits.queue_bytes,
-        queue_age_seconds=limits.queue_age_seconds,
+        queue_rules=QueueRules(
+            limits.queue_bytes,
+            limits.queue_messages,
+            limits.queue_age_seconds,
+            Lines(text_frame, declare, key_of),
+        ),
+        pressure=Pressure(node.metrics, node.clock, limits.node_queue_bytes),
+        catch_up=node.durability.catch_up.want,
         max_connections=limits.max_connections,
         make_client=lambda outlet: Client(node, outlet),
         unavailable=lambda: "this node is draining" if node.draining else None,

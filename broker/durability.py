@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from broker.admission import Admission
+from broker.catching_up import CatchUp
 from broker.core.hub import Hub, Topic
 from broker.core.policy import TopicPolicy
 from broker.core.ring import RingLimits
@@ -45,6 +46,9 @@ class DurableOptions:
     rings_bytes: int
     recovery_bytes: int
     """The most that one client is given of what it missed, and one request of a history."""
+    piece_messages: int
+    piece_bytes: int
+    """As much is read at a time for a connection that catches up."""
     history_messages: int
     """The most publications one request of a history is answered with."""
 
@@ -98,6 +102,7 @@ class Durability:
         self._checker = Checker(self._relay, connection, clock)
         seeker = Seeker(self._relay, options.recovery_bytes, clock)
         self.admission = Admission(self._relay, seeker, hub, metrics)
+        self.catch_up = CatchUp(self._relay, hub, metrics, options.piece_messages, options.piece_bytes)
         self._options = options
         self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
         self._settled = False

@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each first, which nobody asks for
 
 _LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_AGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -76,6 +77,18 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.catching_up = Gauge(
+            "broker_catching_up",
+            "Subscriptions of connections that read on from the stream, since they could not keep up.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.queue_age = Histogram(
+            "broker_queue_age_seconds",
+            "How long the oldest publication of a late write has waited for its connection.",
+            registry=registry,
+            buckets=_AGE_BUCKETS,
+        )
         self.publish_to_write = Histogram(
             "broker_publish_to_write_seconds",
             "From a publication's arrival at this node to the write to its last subscriber here.",
@@ -109,6 +122,12 @@ class Metrics:
             "broker_recoveries",
             "Clients that came back to a durable topic, by whether all that they missed was there.",
             ("result",),
+            registry=registry,
+        )
+        self.catch_ups = Counter(
+            "broker_catch_ups",
+            "Subscriptions that read on from the stream, by whether they got back to what is published now.",
+            ("outcome",),
             registry=registry,
         )
         self.errors = Counter(

@@ -117,6 +117,8 @@ class Node:
         self.users: dict[str, set[Client]] = {}
         self._by_outlet: dict[Subscriber, Client] = {}
         self.draining = False
+        self.observers: list[Callable[[], None]] = []
+        """Bring gauges up to date that aren't the node's own."""
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
@@ -191,6 +193,8 @@ class Node:
         """Bring the gauges up to date."""
         metrics = self.metrics
         metrics.fold()
+        for observe in self.observers:
+            observe()
         metrics.connections.set(len(self.clients))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)

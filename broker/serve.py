@@ -29,6 +29,9 @@ from broker.settings import Settings
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+UNSENT_BYTES = 131_072
+"""What the kernel takes of a connection beyond what is on its way. More would only be older by the time it gets there:
+what has left for the kernel can't be conflated or overtaken any more, and counts in no bound of ours."""
 KEEP_ALIVE_SECONDS = 75
 HTTP_GRACE_SECONDS = 5
 
@@ -220,6 +223,8 @@ def _listen(host: str, port: int, worker: Worker | None, setting: str) -> socket
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if worker is not None:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # passed on to the connections that come in, so that it costs none of them a system call
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             listener.setblocking(False)
             listener.bind(address)
             listener.listen(BACKLOG)

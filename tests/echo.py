@@ -17,17 +17,23 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
+from broker.core.frames import text_frame
+from broker.core.lanes import Lines
+from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
-from broker.edge.edge import Edge
+from broker.edge.edge import CatchingUp, Edge
 from broker.edge.handshake import Origins
 from broker.edge.http import EdgeHttpProtocol
+from broker.edge.pressure import Pressure
 from broker.edge.websocket import WebSocketProtocol
 from broker.metrics import Metrics
+from broker.wire.lines import declare, key_of
 
 MESSAGE_BYTES = 1024 * 1024
 QUEUE_BYTES = 16 * MESSAGE_BYTES
 """Nothing more is read from who doesn't read its echo, so no more waits than what one read from the socket can
 complete: the rest of one message and some smaller ones. This is far more, and so the limit plays no part here."""
+QUEUE_MESSAGES = 16_384
 QUEUE_AGE_SECONDS = 3600.0
 TICK_SECONDS = 0.1
 
@@ -44,6 +50,10 @@ class Echo(WebSocketProtocol):
         self.send_binary(payload)
 
 
+def _no_history(reader: CatchingUp, topic: str, after: int) -> None:
+    raise AssertionError(f"{topic} has no history to read on in behind {after} for {reader}")
+
+
 def make_edge(metrics: Metrics) -> Edge:
     return Edge(
         wheel=TimerWheel(time.monotonic(), tick_seconds=TICK_SECONDS),
@@ -55,8 +65,9 @@ def make_edge(metrics: Metrics) -> Edge:
         message_bytes=MESSAGE_BYTES,
         header_bytes=16_384,
         handshake_seconds=10.0,
-        queue_bytes=QUEUE_BYTES,
-        queue_age_seconds=QUEUE_AGE_SECONDS,
+        queue_rules=QueueRules(QUEUE_BYTES, QUEUE_MESSAGES, QUEUE_AGE_SECONDS, Lines(text_frame, declare, key_of)),
+        pressure=Pressure(metrics, time.monotonic, 64 * QUEUE_BYTES),
+        catch_up=_no_history,
         max_connections=None,
         make_client=lambda outlet: outlet,
         unavailable=lambda: None,

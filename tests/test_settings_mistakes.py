@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from broker.settings import SettingsError, load
+from broker.settings import SettingsError, load, make_policies
 from broker.settings.loading import NOT_YET
 from broker.settings.mistakes import explain
 from broker.settings.shape import Shape
@@ -218,14 +218,13 @@ def test_all_mistakes_are_named_even_those_that_others_hide(in_directory: Path) 
         "api": {"keys": [{"key": "k", "name": "a"}, {"key": "k", "name": "a"}, {"name": "a"}]},
         "topics": [
             {"name": "x", "match": [], "publish": "all"},
-            {"name": "x", "match": ["b"], "message_bytes": 65_537, "publish_rate": 5, "conflate_key": 3},
+            {"name": "x", "match": ["b"], "message_bytes": 65_537, "publish_rate": 5},
         ],
     }
     Path("broker.json").write_text(json.dumps(tree))
 
     assert mistakes(Path("broker.json"), {"BROKER_HTTP__HOST": "a/b"}, log={"level": 3}) == [
         "broker.json: log: a list is not a table; give names and values",
-        "broker.json: topics[1].conflate_key: is not supported by this version yet; leave it out",
         "broker.json: topics[1].publish_rate: is not supported by this version yet; leave it out",
         "BROKER_HTTP__HOST: 'a/b' is not a host; give a name or an address, like 0.0.0.0 or ::1",
         "broker.json: http.port: -1 is not a port; give a number from 0 to 65535",
@@ -334,3 +333,58 @@ def test_a_kind_of_complaint_that_a_later_pydantic_brings_is_still_one_line() ->
 
     assert unknown.text.startswith("'no\\ntime' cannot be used: Input should be a valid datetime")
     assert (known.paths, known.text) == ((("key",),), "7 is not a text; give a string in quotes")
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        (
+            {"overflow": "catch_up"},
+            "overflow: catch_up reads from the stream, and there is none; make the policy durable, or choose another",
+        ),
+        (
+            {"overflow": "catch_up", "durable": True, "recovery": "latest"},
+            "overflow: catch_up brings every publication, and recovery = latest the newest only; give conflate instead",
+        ),
+        (
+            {"overflow": "drop_oldest", "conflate_key": "/a"},
+            "conflate_key: means nothing without overflow = conflate; leave it out, or conflate",
+        ),
+        (
+            {"overflow": "conflate", "durable": True},
+            (
+                "overflow: conflate needs a conflate_key here: the history has every publication of a topic, so the "
+                "newest does not stand for the others; give one, or recovery = latest"
+            ),
+        ),
+        (
+            {"overflow": "conflate", "conflate_key": "symbol"},
+            "conflate_key: 'symbol' is no JSON pointer (RFC 6901) to a member; give one like /symbol, or leave it out",
+        ),
+        (
+            {"overflow": "drop"},
+            "overflow: 'drop' is none of disconnect, drop_oldest, drop_newest, conflate, catch_up",
+        ),
+    ],
+)
+def test_overflow_policies_that_can_not_work_are_refused(policy: dict[str, Any], complaint: str) -> None:
+    entry = {"name": "a", "match": ["a"], **policy}
+    assert mistakes(topics=[entry]) == [f"flag topics[0].{complaint}"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"overflow": "conflate"},
+        {"overflow": "conflate", "conflate_key": "/a~1b/0"},
+        {"overflow": "conflate", "durable": True, "recovery": "latest"},
+        {"overflow": "conflate", "durable": True, "conflate_key": "/k"},
+        {"overflow": "catch_up", "durable": True},
+        {"overflow": "drop_oldest", "durable": True},
+    ],
+)
+def test_overflow_policies_that_work_are_taken(policy: dict[str, Any]) -> None:
+    (found,) = make_policies(load(None, {}, {"topics": [{"name": "a", "match": ["a"], **policy}]}))
+    assert found.overflow == policy["overflow"]
+    if policy.get("conflate_key") == "/a~1b/0":
+        assert found.conflate_key == ("a/b", "0")

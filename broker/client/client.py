@@ -120,7 +120,7 @@ class Client:
             return self._connect_by
         if heartbeat is None:  # the answer to connect waits for NATS, and the relay bounds that
             return session.ends_at
-        beat = heartbeat.due(now, excused=not self.outlet.ready or self._line is not None)
+        beat = heartbeat.due(now, excused=self.outlet.blocked or self._line is not None)
         if beat is Beat.LATE:
             self.close(close(CloseCode.NO_PONG))
         elif now >= session.ends_at:
@@ -250,13 +250,13 @@ class Client:
 
     def enter_flushed(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
         """Enter as soon as the stand-in has all that has come: within a fan-out the change would lose its message."""
-        enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining))
+        enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining, joined))
         if self._early is None:
             enter()
         else:
             self._entries = [*self._entries, enter]
 
-    def _enter(self, topic: str, subscription: Subscription, joining: Joining) -> None:
+    def _enter(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
         """Take the place of the stand-in, and send what it has held."""
         if self.verdict(topic, subscription) is not None:
             self.node.leave(topic, joining)
@@ -267,8 +267,8 @@ class Client:
         self.node.membership.entered(self.the_session(), topic, subscription.policy)
         if joining.overflowed:
             self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
-        for frame, messages in joining.held:
-            self.outlet.send_publications(frame, subscription.policy.name, messages)
+        for batch in joining.held:
+            self.outlet.send_batch(joined, batch)
 
     def detach(self, topic: str) -> bool:
         """End a subscription whose next publications can't be had; the client is yet to be told. Whether there was
@@ -291,6 +291,7 @@ class Client:
         if subscription is None:
             return False
         self.node.leave(topic, self.outlet)
+        self.outlet.forget(topic)  # replies go past what waits, so nothing of the topic must come behind them
         self.node.membership.left(session, topic, subscription.policy)
         return True
 

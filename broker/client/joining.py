@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from broker.core.batch import Batch
 from broker.core.hub import Topic
 
 
@@ -18,20 +19,19 @@ class Joining:
     def __init__(self, limit_bytes: int) -> None:
         self.ready = False
         self.write: Callable[[bytes], object] = _never
-        self.held: list[tuple[bytes, int]] = []
-        """Frames in order, and how many publications each holds."""
+        self.held: list[Batch] = []
         self.overflowed = False
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, batch: Batch) -> None:
         del topic
-        self._size_bytes += len(frame)
+        self._size_bytes += len(batch.frame)
         if self._size_bytes > self._limit_bytes:
             self.overflowed = True
             self.held.clear()
         else:
-            self.held.append((frame, messages))
+            self.held.append(batch)
 
 
 def _never(_: bytes) -> object:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.core.hub import Subscriber
+from broker.core.batch import Batch
+from broker.core.hub import Subscriber, Topic
 from broker.wire.codes import Close
 
 
@@ -18,8 +19,15 @@ class Outlet(Subscriber, Protocol):
     def send(self, payload: bytes) -> None:
         """Send JSON lines: written now, or queued behind what waits already. Never raises."""
 
-    def send_publications(self, frame: bytes, policy: str, messages: int) -> None:
-        """Send what is framed already, and holds so many publications of a policy."""
+    @property
+    def blocked(self) -> bool:
+        """Whether the client can't have got what was sent last, because the transport takes nothing."""
+
+    def send_batch(self, topic: Topic, batch: Batch) -> None:
+        """Send what came for a topic: as the hub does, for who has not been among its subscribers then."""
+
+    def forget(self, topic: str) -> None:
+        """Nothing of this topic is to be sent any more, of what waits neither."""
 
     def close(self, close: Close) -> None:
         """End the connection with a code and a reason."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from broker.core.batch import Batch
 from broker.core.policy import TopicPolicy
 from broker.core.topic import Pattern, is_wildcard, parse_pattern
 
@@ -26,9 +27,9 @@ class Subscriber(Protocol):
     write: Callable[[bytes], object]
     """Hands bytes to the socket. May raise OSError or RuntimeError when that is gone."""
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
-        """The slow path: queue the frame, or do what the overflow policy says. Never raises. It counts what becomes of
-        the messages itself: how many publications the frame holds, which may be none.
+    def deliver(self, topic: Topic, batch: Batch) -> None:
+        """The slow path: queue the batch, or do what the overflow policy says. Never raises. It counts what becomes of
+        the publications itself.
         """
 
 
@@ -86,13 +87,12 @@ class Topic:
 
 
 class _FanOut:
-    """One frame on its way to all subscribers of a topic."""
+    """A batch on its way to all subscribers of a topic."""
 
-    __slots__ = ("arrivals", "delivered", "frame", "gone", "members", "position", "waiting")
+    __slots__ = ("batch", "delivered", "gone", "members", "position", "waiting")
 
-    def __init__(self, frame: bytes, arrivals: list[float], waiting: list[Callable[[], None]]) -> None:
-        self.frame = frame
-        self.arrivals = arrivals
+    def __init__(self, batch: Batch, waiting: list[Callable[[], None]]) -> None:
+        self.batch = batch
         self.waiting = waiting
         self.members: tuple[Subscriber, ...] = ()
         """Who is to be served, where that takes more than one slice."""
@@ -242,34 +242,34 @@ class Hub:
 
     def _begin(self, topic: Topic) -> _FanOut:
         """Frame what is pending, up to a frame's bound; the rest gets a frame of its own afterwards."""
-        pending, arrivals = topic.pending, topic.arrivals
+        pending, arrivals, offsets, after = topic.pending, topic.arrivals, topic.offsets, topic.begun
         if topic.pending_bytes <= FRAME_BYTES or len(pending) == 1:
             waiting = [callback for _, callback in topic.waiting]
-            topic.begun = topic.offsets[-1]
             topic.pending, topic.pending_bytes, topic.arrivals, topic.offsets, topic.waiting = [], 0, [], [], []
-            frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
-            return _FanOut(frame, _of_publications(arrivals), waiting)
-        size = count = 0
-        for message in pending:
-            size += len(message) + 1
-            if count and size > FRAME_BYTES:
-                break
-            count += 1
-        topic.begun = topic.offsets[count - 1]
-        topic.pending, topic.arrivals, topic.offsets = pending[count:], arrivals[count:], topic.offsets[count:]
-        topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
-        waiting = [callback for messages, callback in topic.waiting if messages <= count]
-        topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
-        return _FanOut(self._make_frame(b"\n".join(pending[:count])), _of_publications(arrivals[:count]), waiting)
+        else:
+            size = count = 0
+            for message in pending:
+                size += len(message) + 1
+                if count and size > FRAME_BYTES:
+                    break
+                count += 1
+            topic.pending, topic.arrivals, topic.offsets = pending[count:], arrivals[count:], offsets[count:]
+            topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
+            waiting = [callback for messages, callback in topic.waiting if messages <= count]
+            topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
+            pending, arrivals, offsets = pending[:count], arrivals[:count], offsets[:count]
+        topic.begun = offsets[-1]
+        frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
+        return _FanOut(Batch(frame, pending, arrivals, offsets, after), waiting)
 
     def _finish(self, topic: Topic, fan_out: _FanOut) -> None:
-        self._on_delivered(topic, fan_out.delivered, fan_out.arrivals)
+        self._on_delivered(topic, fan_out.delivered, fan_out.batch.publications)
         for callback in fan_out.waiting:
             callback()
 
     @staticmethod
     def _write(topic: Topic, subscribers: Iterable[Subscriber], fan_out: _FanOut) -> None:
-        frame = fan_out.frame
+        frame = fan_out.batch.frame
         slow: list[Subscriber] = []
         reached = 0
         # a copy, for the case that a write makes somebody leave
@@ -283,11 +283,6 @@ class Hub:
                 # this one's socket is gone and its connection_lost on the way; it does not concern the others
                 continue
             reached += 1
-        messages = len(fan_out.arrivals)
         for subscriber in slow:
-            subscriber.deliver(topic, frame, messages)
+            subscriber.deliver(topic, fan_out.batch)
         fan_out.delivered += reached
-
-
-def _of_publications(arrivals: list[float | None]) -> list[float]:
-    return [arrived for arrived in arrivals if arrived is not None]

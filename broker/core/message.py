@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OWN_TAGS = "broker."
+"""Tags whose names begin so are the broker's own: no publisher's."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:

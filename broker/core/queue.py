@@ -1,69 +1,270 @@
-"""What waits for a connection that cannot take more just now. A connection that keeps up has no queue at all."""
+"""What waits for a connection that can't take more just now. A connection that keeps up has no queue at all.
+
+Replies and pings go first, so that publications can't starve them; then topics take turns. What becomes of publications
+for which there is no room, or that have waited too long, is their topic's to say: see `lanes`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from broker.core.batch import Batch
+from broker.core.lanes import ENTRY_OVERHEAD_BYTES, CatchUpLane, Lane, Lines, make_lane
+from broker.core.policy import Overflow, TopicPolicy
+
+TURN_BYTES = 16_384
+"""How much of one topic is taken before it is another's turn."""
 
 Counts = Counter[str]
 """Publications by the name of their topic's policy."""
 
 
-class OutboundQueue:
-    """Frames in order, bounded in bytes and in age.
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """What all queues of a node have in common.
 
     Args:
-        limit_bytes: the most that may wait.
-        limit_seconds: the longest that a frame may wait.
+        limit_bytes: the most that may wait, with an overhead for each entry; replies and pings have as much besides.
+        limit_messages: the most publications that may wait.
+        limit_seconds: the longest that anything may wait.
+        lines: what is to be known of encoded messages.
     """
 
-    __slots__ = ("_frames", "_limit_bytes", "_limit_seconds", "size_bytes")
+    limit_bytes: int
+    limit_messages: int
+    limit_seconds: float
+    lines: Lines
 
-    def __init__(self, limit_bytes: int, limit_seconds: float) -> None:
-        self._frames: deque[tuple[float, bytes, str, int]] = deque()
-        self._limit_bytes = limit_bytes
-        self._limit_seconds = limit_seconds
+
+class Taken(NamedTuple):
+    """What is to be written.
+
+    Args:
+        data: framed.
+        counts: the publications in it.
+        at: since when the oldest of it has waited (seconds); None where there is no publication in it.
+    """
+
+    data: bytes
+    counts: Counts
+    at: float | None
+
+
+class Loss(NamedTuple):
+    """Publications that won't be delivered."""
+
+    topic: str
+    policy: str
+    overflow: Overflow
+    messages: int
+
+
+class OutboundQueue:
+    """What waits for one connection, bounded in bytes, in publications and in age.
+
+    Args:
+        rules: the bounds.
+    """
+
+    __slots__ = ("_control", "_control_bytes", "_lanes", "_lost", "_messages", "_rules", "_turns", "size_bytes")
+
+    def __init__(self, rules: QueueRules) -> None:
+        self._rules = rules
+        self._control: deque[tuple[float, bytes]] = deque()
+        self._control_bytes = 0
+        self._lanes: dict[str, Lane] = {}
+        self._turns: deque[Lane] = deque()
+        """Those with something to take."""
+        self._messages = 0
+        self._lost: list[Lane] = []
         self.size_bytes = 0
+        """Of all that waits."""
 
     def __bool__(self) -> bool:
-        return bool(self._frames)
+        """Whether there is anything to take."""
+        return bool(self._control or self._turns)
 
-    def __len__(self) -> int:
-        return len(self._frames)
+    @property
+    def messages(self) -> int:
+        """How many publications wait."""
+        return self._messages
 
-    def push(self, frame: bytes, now: float, policy: str = "", messages: int = 0) -> bool:
-        """Append a frame, with how many publications of which policy it holds.
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits, or is to be told or read, so that what comes next may go past the queue."""
+        return not self._control and all(lane.settled for lane in self._lanes.values())
 
-        Returns:
-            False, and nothing is appended, when it does not fit any more.
-        """
-        if self.size_bytes + len(frame) > self._limit_bytes:
+    def lanes(self) -> Iterator[Lane]:
+        """Those of all topics that something waits of, or is owed to."""
+        return iter(self._lanes.values())
+
+    def push_control(self, frame: bytes, now: float) -> bool:
+        """Append a reply or a ping; False when that ends the connection, which takes nothing."""
+        size = len(frame) + ENTRY_OVERHEAD_BYTES
+        if self._control_bytes + size > self._rules.limit_bytes:
             return False
-        self._frames.append((now, frame, policy, messages))
-        self.size_bytes += len(frame)
+        self._control.append((now, frame))
+        self._control_bytes += size
+        self.size_bytes += size
         return True
 
-    def expires_at(self) -> float:
-        """When the oldest frame has waited too long (infinity when nothing waits)."""
-        return self._frames[0][0] + self._limit_seconds if self._frames else float("inf")
+    def push(self, topic: str, policy: TopicPolicy, batch: Batch, now: float) -> bool:
+        """Append what has come for a topic; False when that ends the connection, which is too slow."""
+        lane = self._lanes.get(topic)
+        if lane is None:
+            lane = self._lanes[topic] = make_lane(topic, policy, self._rules.lines, batch.after)
+        before = self._measure(lane)
+        lane.push(batch, now)
+        grown = lane.size_bytes > before[0]
+        return self._changed(lane, before, now) and (not grown or self._fit(lane, now))
 
-    def take(self, at_most_bytes: int) -> tuple[bytes, Counts]:
-        """The oldest frames joined for one write, as many as fit but one at least, and what is in them."""
-        taken: list[bytes] = []
-        counts: Counts = Counter()
+    def read(self, topic: str, after: int, lines: list[bytes], until: int, now: float, *, live: bool) -> None:
+        """What was read for a topic that catches up; see `CatchUpLane.read`."""
+        lane = self._lanes.get(topic)
+        if isinstance(lane, CatchUpLane):
+            before = self._measure(lane)
+            lane.read(after, lines, self._rules.lines.frame, until, now, live=live)
+            self._changed(lane, before, now)
+
+    def catching_up(self) -> Iterator[CatchUpLane]:
+        """The lanes that have only their place."""
+        for lane in self._lanes.values():
+            if isinstance(lane, CatchUpLane) and lane.catching_up:
+                yield lane
+
+    def forget(self, topic: str) -> int:
+        """Drop what waits of a topic, and what it is owed; how many publications that were."""
+        lane = self._lanes.pop(topic, None)
+        if lane is None:
+            return 0
+        self.size_bytes -= lane.size_bytes
+        self._messages -= lane.messages
+        if lane.waiting:
+            self._turns.remove(lane)
+        return lane.messages
+
+    def expires_at(self) -> float:
+        """When something will have waited too long (seconds; infinity for never)."""
+        since = [since for lane in self._turns if (since := lane.ages_since()) is not None]
+        if self._control:
+            since.append(self._control[0][0])
+        return min(since) + self._rules.limit_seconds if since else inf
+
+    def waits_since(self) -> float | None:
+        """Since when the oldest of it has waited (seconds)."""
+        since = [since for lane in self._lanes.values() if (since := lane.waits_since()) is not None]
+        if self._control:
+            since.append(self._control[0][0])
+        return min(since, default=None)
+
+    def expire(self, now: float) -> bool:
+        """Do away with what has waited too long; False when that ends the connection."""
+        before = now - self._rules.limit_seconds
+        if self._control and self._control[0][0] <= before:
+            return False
+        for lane in tuple(self._turns):
+            measure = self._measure(lane)
+            if not lane.expire(before) or not self._changed(lane, measure, now):
+                return False
+        return True
+
+    def relieve(self, size_bytes: int, now: float) -> bool:
+        """Give up so many bytes of publications, as far as their topics' policies let that be done; False when they
+        don't, so that it ends the connection.
+        """
+        goal = self.size_bytes - size_bytes
+        while self.size_bytes > goal:
+            lane = self._largest()
+            if lane is None or not self._shed(lane, self.size_bytes - goal, 0, now):
+                return False
+        return True
+
+    def take(self, at_most_bytes: int) -> Taken:
+        """What is to be written next: about as much, but one entry at least. There has to be something."""
+        parts: list[bytes] = []
         size = 0
-        while self._frames and (not taken or size + len(self._frames[0][1]) <= at_most_bytes):
-            _, frame, policy, messages = self._frames.popleft()
-            taken.append(frame)
+        counts: Counts = Counter()
+        at: float | None = None
+        while self._control and (not parts or size + len(self._control[0][1]) <= at_most_bytes):
+            _, frame = self._control.popleft()
+            parts.append(frame)
             size += len(frame)
-            if messages:
-                counts[policy] += messages
-        self.size_bytes -= size
-        return b"".join(taken), counts
+            self._control_bytes -= len(frame) + ENTRY_OVERHEAD_BYTES
+            self.size_bytes -= len(frame) + ENTRY_OVERHEAD_BYTES
+        while self._turns and not self._control and (not parts or size < at_most_bytes):
+            lane = self._turns.popleft()
+            before_bytes, before_messages = lane.size_bytes, lane.messages
+            given = lane.take(min(TURN_BYTES, at_most_bytes))
+            self.size_bytes += lane.size_bytes - before_bytes
+            self._messages += lane.messages - before_messages
+            if lane.waiting:
+                self._turns.append(lane)
+            elif lane.settled:
+                del self._lanes[lane.name]
+            parts.append(given.data)
+            size += len(given.data)
+            if given.messages:
+                counts[lane.policy.name] += given.messages
+                at = given.at if at is None else min(at, given.at)
+        return Taken(b"".join(parts), counts, at)
 
     def waiting(self) -> Counts:
         """The publications that wait."""
         counts: Counts = Counter()
-        for _, _, policy, messages in self._frames:
-            if messages:
-                counts[policy] += messages
+        for lane in self._turns:
+            counts[lane.policy.name] += lane.messages
         return counts
+
+    def take_losses(self) -> list[Loss]:
+        """What was given up since this was asked last."""
+        losses = [Loss(lane.name, lane.policy.name, lane.policy.overflow, lane.lost) for lane in self._lost]
+        for lane in self._lost:
+            lane.lost = 0
+        self._lost = []
+        return losses
+
+    @staticmethod
+    def _measure(lane: Lane) -> tuple[int, int, bool]:
+        return lane.size_bytes, lane.messages, lane.waiting
+
+    def _changed(self, lane: Lane, before: tuple[int, int, bool], now: float) -> bool:
+        """A lane has grown or shrunk; False where what it has to say besides ends the connection."""
+        size_bytes, messages, waiting = before
+        self.size_bytes += lane.size_bytes - size_bytes
+        self._messages += lane.messages - messages
+        if lane.waiting and not waiting:
+            self._turns.append(lane)
+        elif waiting and not lane.waiting:
+            self._turns.remove(lane)
+        if lane.lost and lane not in self._lost:
+            self._lost.append(lane)
+        if isinstance(lane, CatchUpLane) and lane.others:
+            others, lane.others = lane.others, []
+            return self.push_control(self._rules.lines.frame(b"\n".join(others)), now)
+        return True
+
+    def _fit(self, lane: Lane, now: float) -> bool:
+        """Make room for what has come; False when there is none."""
+        while True:
+            excess_bytes = self.size_bytes - self._control_bytes - self._rules.limit_bytes
+            excess_messages = self._messages - self._rules.limit_messages
+            if excess_bytes <= 0 and excess_messages <= 0:
+                return True
+            # who brings too much gives way; else whoever can, rather than that all end
+            giving = lane if lane.sheds and lane.messages else self._largest()
+            if giving is None or not self._shed(giving, max(0, excess_bytes), max(0, excess_messages), now):
+                return False
+
+    def _largest(self) -> Lane | None:
+        able = [lane for lane in self._turns if lane.sheds and lane.messages]
+        return max(able, key=lambda lane: lane.size_bytes, default=None)
+
+    def _shed(self, lane: Lane, size_bytes: int, messages: int, now: float) -> bool:
+        """Let a lane with publications give some up; False where that ends the connection."""
+        before = self._measure(lane)
+        lane.shed(size_bytes, messages)
+        return self._changed(lane, before, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -89,15 +89,34 @@ class Ring:
         """The offset of its newest publication, or its floor."""
         return self._entries[-1][0] if self._entries else self.floor
 
+    def newest_up_to(self, until: int) -> int:
+        """The offset of the newest publication up to `until`; the floor if there is none."""
+        return next((offset for offset, _ in reversed(self._entries) if offset <= until), self.floor)
+
+    def piece(self, after: int, until: int, messages: int, size_bytes: int) -> list[Entry]:
+        """Of the entries with offsets above `after` (not below the floor) and up to `until` the first ones, as many as
+        fit; one at least.
+        """
+        size = 0
+        found: list[Entry] = []
+        for entry in self._behind(after):
+            size += len(entry[1])
+            if entry[0] > until or (found and (size > size_bytes or len(found) == messages)):
+                break
+            found.append(entry)
+        return found
+
     def between(self, after: int, until: int) -> list[bytes]:
         """The lines with offsets above `after` (not below the floor) and up to `until`, in order."""
+        return [line for offset, line in self._behind(after) if offset <= until]
+
+    def _behind(self, after: int) -> Iterator[Entry]:
         behind = 0
         for offset, _ in reversed(self._entries):
             if offset <= after:
                 break
             behind += 1
-        newest = islice(self._entries, len(self._entries) - behind, None)
-        return [line for offset, line in newest if offset <= until]
+        return islice(self._entries, len(self._entries) - behind, None)
 
 
 class RingBudget:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 from broker.edge.handshake import Request
 from broker.edge.websocket import WebSocketProtocol
-from broker.wire.codes import CloseCode, close
+from broker.wire.codes import CloseCode, UnsubscribeCode, close
 
 if TYPE_CHECKING:
     from broker.client.client import Client
@@ -44,6 +44,11 @@ class ClientSocket(WebSocketProtocol):
 
     def due(self, now: float) -> float:
         return inf if self._client is None else self._client.wake(now)
+
+    def fell_behind(self, topic: str) -> None:
+        if self._client is not None:
+            code = UnsubscribeCode.INSUFFICIENT_STATE
+            self._client.unsubscribed(topic, code, code.text)
 
     def label(self) -> str:
         return "-" if self._client is None else self._client.id

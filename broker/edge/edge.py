@@ -5,16 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
 from broker.edge.handshake import Origins, Refusal, Request
+from broker.edge.pressure import Pressure
 from broker.metrics import Metrics
 
 if TYPE_CHECKING:
     from broker.edge.websocket import WebSocketProtocol
 
 RETRY_AFTER_SECONDS = 1
+
+
+class CatchingUp(Protocol):
+    """A connection that is given what it could not take when it came."""
+
+    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+        """What comes behind a place.
+
+        Args:
+            topic: whose history it is.
+            after: the place that was asked for.
+            lines: the publications, encoded.
+            until: there is nothing else between the two.
+            live: whether the topic's next fan-out begins there.
+        """
+
+    def fell_behind(self, topic: str) -> None:
+        """It can't be had any more."""
 
 
 @dataclass(slots=True)
@@ -31,16 +51,17 @@ class Edge:
     message_bytes: int
     header_bytes: int
     handshake_seconds: float
-    queue_bytes: int
-    queue_age_seconds: float
+    queue_rules: QueueRules
+    pressure: Pressure
     max_connections: int | None
     make_client: Callable[[Any], Any]
     """Makes the conversation for an opened connection, its outlet."""
     unavailable: Callable[[], str | None]
     """Why nobody new can be let in now, or None."""
+    catch_up: Callable[[CatchingUp, str, int], None]
+    """Reads on for a connection: what comes of a topic behind a place in its history."""
     sockets: set[WebSocketProtocol] = field(default_factory=set)
     """All that are open, those that have not sent a command yet too."""
-    queued_bytes: int = 0
 
     def admit(self, request: Request) -> Refusal | None:
         """Refuse what need not be looked at any closer."""
@@ -56,18 +77,16 @@ class Edge:
     def refused(self, refusal: Refusal) -> None:
         self.metrics.connects.labels(f"http_{refusal.status.value}").inc()
 
-    def queued(self, change_bytes: int) -> None:
-        self.queued_bytes += change_bytes
-        self.metrics.queued_bytes.inc(change_bytes)
-
-    def slow(self, change: int) -> None:
-        self.metrics.slow_connections.inc(change)
-
     def delivered(self, counts: Mapping[str, int]) -> None:
         """Count publications that were written late, by policy."""
         for policy, messages in counts.items():
             self.metrics.count_delivered(policy, messages)
 
+    def waited(self, seconds: float) -> None:
+        """Count how long the oldest publication of a late write has waited."""
+        self.metrics.queue_age.observe(seconds)
+
     def dropped(self, counts: Mapping[str, int], reason: str) -> None:
         for policy, messages in counts.items():
-            self.metrics.dropped.labels(policy, reason).inc(messages)
+            if messages:
+                self.metrics.dropped.labels(policy, reason).inc(messages)

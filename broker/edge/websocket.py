@@ -7,56 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from math import inf
 from typing import Any
 
 from broker.core.frames import BINARY, CLOSE, FAILURE, PING, PONG, TEXT, FrameReader, close_code, close_frame, frame
-from broker.core.hub import Topic
-from broker.core.queue import OutboundQueue
 from broker.core.wheel import ASLEEP_NOWHERE
-from broker.edge.edge import Edge
 from broker.edge.handshake import Accepted, Refusal, Request, open_websocket
+from broker.edge.writer import Writer, nowhere
 from broker.wire.codes import Close, CloseCode, close
 
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """How long the peer may take to answer a close frame before TCP is cut."""
-WRITE_BYTES = 65_536
-"""How much of a queue goes into one write."""
 ABNORMAL = 1006
 
 
-class WebSocketProtocol(asyncio.Protocol):
+class WebSocketProtocol(Writer, asyncio.Protocol):
     """The server's end of a WebSocket, made by uvicorn for each upgrade request (`Config(ws=…)`)."""
 
-    __slots__ = (
-        "_closing",
-        "_code",
-        "_paused",
-        "_queue",
-        "_reader",
-        "_reading_held",
-        "_transport",
-        "_wake_at",
-        "edge",
-        "ready",
-        "wheel_slot",
-        "write",
-    )
+    __slots__ = ("_code", "_reader", "_reading_held", "_wake_at", "wheel_slot")
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
         del config, server_state
-        self.edge: Edge = app_state["edge"]
-        self.ready = False
-        self.write: Callable[[bytes], object] = _nowhere
+        super().__init__(app_state["edge"])
         self.wheel_slot = ASLEEP_NOWHERE
-        self._transport: asyncio.Transport | None = None
         self._reader: FrameReader | None = None
-        self._queue: OutboundQueue | None = None
-        self._closing = False
-        self._paused = False
         self._reading_held = False
         self._wake_at = inf
         self._code = ABNORMAL
@@ -149,7 +125,7 @@ class WebSocketProtocol(asyncio.Protocol):
         del exc  # however it ended, the close code tells
         edge = self.edge
         self.ready = False
-        self.write = _nowhere
+        self.write = nowhere
         self._reader = None
         self._transport = None
         self._drop_queue("closed")
@@ -160,31 +136,14 @@ class WebSocketProtocol(asyncio.Protocol):
         self.lost(self._code)
 
     def pause_writing(self) -> None:
-        """The socket takes no more: from now on everything queues, and nothing more is read from who doesn't read."""
-        self._paused = True
-        self.ready = False
+        """The socket takes no more: nothing more is read from who doesn't read."""
+        super().pause_writing()
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def resume_writing(self) -> None:
-        self._paused = False
-        queue = self._queue
+    def drained(self) -> None:
         transport = self._transport
-        if transport is None:
-            return
-        while queue and not self._paused:
-            before = queue.size_bytes
-            batch, counts = queue.take(WRITE_BYTES)
-            self.edge.queued(queue.size_bytes - before)
-            if not self._write(batch):
-                self.edge.dropped(counts, "closed")
-                return
-            self.edge.delivered(counts)
-        if self._paused:  # the write may have filled the socket again
-            return
-        self._drop_queue("closed")
-        self.ready = not self._closing
-        if not self._reading_held and not transport.is_closing():
+        if transport is not None and not self._reading_held and not transport.is_closing():
             transport.resume_reading()
 
     # outlet
@@ -194,25 +153,6 @@ class WebSocketProtocol(asyncio.Protocol):
         """The client's IP address; empty where there is none (any more)."""
         peer = None if self._transport is None else self._transport.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) else ""
-
-    def send(self, payload: bytes) -> None:
-        """Send a text message."""
-        self._send(frame(TEXT, payload))
-
-    def send_binary(self, payload: bytes) -> None:
-        """Send a binary message."""
-        self._send(frame(BINARY, payload))
-
-    def send_publications(self, data: bytes, policy: str, messages: int) -> None:
-        """Send a frame that is made already, and holds so many publications of a policy."""
-        if not self.ready:
-            self._enqueue(data, policy, messages)
-        elif self._write(data):
-            self.edge.delivered({policy: messages})
-
-    def deliver(self, topic: Topic, data: bytes, messages: int) -> None:
-        """The hub's slow path: this connection can't take the frame now."""
-        self._enqueue(data, topic.policy.name, messages)
 
     def pause_reading(self) -> None:
         self._reading_held = True
@@ -237,9 +177,8 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._closing:
             self._transport.abort()
             return None
-        queue = self._queue
-        if queue and now >= queue.expires_at():
-            self.close(close(CloseCode.SLOW, "too long behind"))
+        self._expire(now)
+        if self._closing:
             return None
         try:
             again = self.due(now)
@@ -249,7 +188,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.close(close(CloseCode.SERVER_ERROR))
             return None
         if not self._closing:  # else the wheel has its end already
-            self.wake_by(min(again, queue.expires_at() if queue else inf))
+            self.wake_by(min(again, inf if self._queue is None else self._queue.expires_at()))
         return None
 
     def close(self, reason: Close) -> None:
@@ -257,44 +196,6 @@ class WebSocketProtocol(asyncio.Protocol):
         self._begin_close(close_frame(reason.code, reason.reason), reason.code)
 
     # inside
-
-    def _send(self, data: bytes) -> None:
-        if self.ready:
-            self._write(data)
-        else:
-            self._enqueue(data)
-
-    def _write(self, data: bytes) -> bool:
-        try:
-            self.write(data)
-        except (OSError, RuntimeError):
-            self.ready = False  # the socket is gone; connection_lost is on its way
-            return False
-        return True
-
-    def _enqueue(self, data: bytes, policy: str = "", messages: int = 0) -> None:
-        """Queue a frame; when the queue is full, that ends the connection."""
-        if self._closing or self._transport is None:
-            return
-        queue = self._queue
-        now = self.edge.clock()
-        if queue is None:
-            queue = self._queue = OutboundQueue(self.edge.queue_bytes, self.edge.queue_age_seconds)
-            self.edge.slow(+1)
-        if not queue.push(data, now, policy, messages):
-            if messages:
-                self.edge.dropped({policy: messages}, "slow")
-            self.close(close(CloseCode.SLOW))
-            return
-        self.edge.queued(len(data))
-        self.wake_by(queue.expires_at())
-
-    def _drop_queue(self, reason: str) -> None:
-        if self._queue is not None:
-            self.edge.dropped(self._queue.waiting(), reason)
-            self.edge.queued(-self._queue.size_bytes)
-            self.edge.slow(-1)
-            self._queue = None
 
     def _fail(self, body: bytes) -> None:
         """What came breaks the protocol. Whatever follows can't be read any more, not even the answer to the close
@@ -340,7 +241,3 @@ class WebSocketProtocol(asyncio.Protocol):
             # who does not read does not let TCP end
             self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
         transport.close()
-
-
-def _nowhere(_: bytes) -> object:
-    raise OSError("the connection is gone")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from broker.core.message import ClientInfo
+from broker.core.message import OWN_TAGS, ClientInfo
 
 PUBLISHER = "Broker-Publisher"
 TAGS = "Broker-Tags"
@@ -60,7 +60,7 @@ def publication_headers(info: ClientInfo | None, tags: Mapping[str, str] | None)
 
 def read_headers(headers: Mapping[str, str]) -> tuple[ClientInfo | None, dict[str, str] | None]:
     """Who published, and the tags. A publisher that is no JSON object is taken for a user's name; tags that are no
-    object of strings are left out.
+    object of strings are left out, and so are those that are the broker's own.
     """
     info = None
     who = headers.get(PUBLISHER)
@@ -74,7 +74,7 @@ def read_headers(headers: Mapping[str, str]) -> tuple[ClientInfo | None, dict[st
     text = headers.get(TAGS)
     if text:
         try:
-            tags = _decode_tags(text)
+            tags = {name: value for name, value in _decode_tags(text).items() if not name.startswith(OWN_TAGS)}
         except (msgspec.DecodeError, RecursionError):
             tags = None
     return info, tags

@@ -10,6 +10,7 @@ from typing import Any
 
 from broker.app import App, create_app
 from broker.client.client import Client
+from broker.core.batch import Batch
 from broker.core.hub import Topic
 from broker.node import Node
 from broker.settings import load
@@ -33,22 +34,25 @@ class Recorder:
         self.wakes: list[float] = []
         self.reading = True
         self.address = "192.0.2.7"
+        self.blocked = False
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
         self.payloads.append(frame[2:] if frame[1] < 126 else frame[4:])
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
-        del topic, messages
-        self._write(frame)
+    def deliver(self, topic: Topic, batch: Batch) -> None:
+        del topic
+        self._write(batch.frame)
 
     def send(self, payload: bytes) -> None:
         assert not self.closes, "sent behind the close"
         self.payloads.append(payload)
 
-    def send_publications(self, frame: bytes, policy: str, messages: int) -> None:
-        del policy, messages
-        self._write(frame)
+    def send_batch(self, topic: Topic, batch: Batch) -> None:
+        self.deliver(topic, batch)
+
+    def forget(self, topic: str) -> None:
+        """Nothing waits here."""
 
     def close(self, close: Close) -> None:
         self.closes.append(close)

@@ -63,10 +63,10 @@ async def test_who_is_behind_is_excused_from_answering_a_ping_it_cannot_have_see
     async with staged(nats) as stage:
         conversation = await stage.connect()
         wake(stage, conversation, PING)
-        conversation.outlet.ready = False
+        conversation.outlet.blocked = True
         wake(stage, conversation, PONG + 1)
         assert conversation.closed is None
-        conversation.outlet.ready = True
+        conversation.outlet.blocked = False
         wake(stage, conversation, PONG + 1)
         assert conversation.closed == (3012, "no pong")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from broker.core.batch import Batch
 from broker.core.hub import Hub, Topic
 from broker.core.policy import TopicPolicy
 from broker.core.topic import parse_pattern
@@ -23,8 +24,8 @@ class Reader:
     def _keep(self, frame: bytes) -> None:
         self.written.append(frame)
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
-        self.delivered.append((topic.name, frame, messages))
+    def deliver(self, topic: Topic, batch: Batch) -> None:
+        self.delivered.append((topic.name, batch.frame, batch.messages))
 
 
 class Broken(Reader):

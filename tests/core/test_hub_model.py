@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from broker.core.batch import Batch
 from broker.core.hub import FRAME_BYTES, Hub, Topic
 from broker.core.policy import TopicPolicy
 from broker.core.topic import parse_pattern
@@ -69,11 +70,14 @@ class Person:
         if self.failure is not None:
             raise self.failure
 
-    def deliver(self, topic: Topic, frame: bytes, messages: int) -> None:
+    def deliver(self, topic: Topic, batch: Batch) -> None:
         assert not self.ready
-        assert messages == sum(line.split(b":")[3] != b"notice" for line in frame.split(b"\n"))
-        assert frame.startswith(topic.name.encode())
-        self._queued(self.number, frame)
+        told = batch.frame.split(b"\n")
+        assert [line.text for line in batch.lines()] == told
+        assert [line.publication for line in batch.lines()] == [line.split(b":")[3] != b"notice" for line in told]
+        assert batch.messages == sum(line.publication for line in batch.lines())
+        assert batch.frame.startswith(topic.name.encode())
+        self._queued(self.number, batch.frame)
 
 
 class HubModel(RuleBasedStateMachine):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import uvicorn
@@ -119,9 +120,10 @@ class AsyncClient:
 
 
 @asynccontextmanager
-async def served(**changes: Any) -> AsyncIterator[Served]:
-    """The edge with these changed from what the echo has."""
+async def served(*, rules: Mapping[str, Any] | None = None, **changes: Any) -> AsyncIterator[Served]:
+    """The edge with these changed from what the echo has, and with these rules for its queues."""
     edge = make_edge(Metrics())
+    edge.queue_rules = replace(edge.queue_rules, **(rules or {}))
     for name, value in changes.items():
         setattr(edge, name, value)
 

@@ -21,18 +21,18 @@ SMALL = 4096
 
 
 async def test_a_slow_reader_is_closed_at_its_bound_and_a_fast_one_goes_on() -> None:
-    async with served(queue_bytes=100_000) as at:
+    async with served(rules={"limit_bytes": 100_000}) as at:
         fast, _ = await at.joined()
         _, slow = await at.joined(receive_buffer=SMALL)
         sent = 0
         while slow.end is None and not slow._closing:
             at.fan_out(FRAME)
             sent += 1
-            assert at.edge.queued_bytes <= 100_000
+            assert at.edge.pressure.queued_bytes <= 100_000
             assert await fast.read(len(FRAME)) == FRAME
             assert sent < 10_000
         assert slow._code == CloseCode.SLOW
-        assert at.edge.queued_bytes == 0
+        assert at.edge.pressure.queued_bytes == 0
         at.fan_out(FRAME)
         assert await fast.read(len(FRAME)) == FRAME
         # nine waited and the tenth was too many; the hub names it until it is gone, but it is sent nothing more
@@ -40,7 +40,7 @@ async def test_a_slow_reader_is_closed_at_its_bound_and_a_fast_one_goes_on() -> 
 
 
 async def test_a_slow_reader_that_catches_up_gets_everything_in_order() -> None:
-    async with served(queue_bytes=10_000_000) as at:
+    async with served(rules={"limit_bytes": 10_000_000}) as at:
         client, peer = await at.joined(receive_buffer=SMALL)
         number = 0
         while not peer._queue or number < 100:
@@ -49,11 +49,11 @@ async def test_a_slow_reader_that_catches_up_gets_everything_in_order() -> None:
         for expected in range(number):
             assert await client.read_frame() == (FIN | TEXT, b"%06d" % expected * 1000)
         await eventually(lambda: peer.ready)
-        assert at.edge.queued_bytes == 0
+        assert at.edge.pressure.queued_bytes == 0
 
 
 async def test_what_waits_too_long_closes_the_connection() -> None:
-    async with served(queue_age_seconds=0.3) as at:
+    async with served(rules={"limit_seconds": 0.3}) as at:
         client, peer = await at.joined(receive_buffer=SMALL)
         while not peer._queue:
             at.fan_out(FRAME)
@@ -114,14 +114,14 @@ async def test_one_message_is_one_write_for_each_subscriber() -> None:
 
 @pytest.mark.parametrize("flood", [ping(b"x" * 100), text("echo me, please")], ids=["pings", "messages"])
 async def test_who_floods_and_never_reads_is_not_read_any_more(flood: bytes) -> None:
-    async with served(queue_bytes=1_000_000) as at:
+    async with served(rules={"limit_bytes": 4_000_000}) as at:
         client, peer = await at.joined(receive_buffer=SMALL)
         client.raw.socket.settimeout(0.5)
         with pytest.raises(TimeoutError):
             await client.send(flood * 1_000_000)
         assert peer._paused
         assert peer.end is None
-        assert at.edge.queued_bytes < 600_000  # what one read from the socket can bring
+        assert at.edge.pressure.queued_bytes < 2_500_000  # what one read from the socket can bring
 
 
 async def test_a_close_that_is_not_answered_ends_with_tcp_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,229 @@
+"""The way out of one connection: straight to the socket while it keeps up, else through a queue.
+
+Nothing here raises into its caller, and what a write brings about (a full socket, a connection that ends) is seen
+before it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.core.batch import Batch
+from broker.core.frames import BINARY, TEXT, frame
+from broker.core.hub import Topic
+from broker.core.policy import Overflow
+from broker.core.queue import OutboundQueue
+from broker.edge.edge import Edge
+from broker.wire.codes import Close, CloseCode, close
+
+WRITE_BYTES = 65_536
+"""How much of a queue goes into one write."""
+_REASONS = {Overflow.CONFLATE: "conflated"}
+
+
+class Writer:
+    """What is sent to one client."""
+
+    __slots__ = ("_closing", "_paused", "_queue", "_transport", "edge", "ready", "write")
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.ready = False
+        """Nothing stands between the fan-out and the socket."""
+        self.write: Callable[[bytes], object] = nowhere
+        self._transport: asyncio.Transport | None = None
+        self._queue: OutboundQueue | None = None
+        self._closing = False
+        self._paused = False
+
+    # what subclasses say
+
+    def close(self, reason: Close) -> None:
+        """End the connection."""
+        raise NotImplementedError
+
+    def wake_by(self, when: float) -> None:
+        """See to it that `expire` is called at `when` or earlier (seconds on the edge's clock)."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """What waited is with the socket, which takes more."""
+
+    def fell_behind(self, topic: str) -> None:
+        """What comes next of a topic can't be had any more: its subscription is to end."""
+
+    # sending
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the socket takes nothing now, so that what is sent can't have arrived."""
+        return self._paused
+
+    @property
+    def queue(self) -> OutboundQueue | None:
+        """What waits; None when nothing does, and nothing is owed."""
+        return self._queue
+
+    def send(self, payload: bytes) -> None:
+        """Send a text message."""
+        self._send(frame(TEXT, payload))
+
+    def send_binary(self, payload: bytes) -> None:
+        """Send a binary message."""
+        self._send(frame(BINARY, payload))
+
+    def send_batch(self, topic: Topic, batch: Batch) -> None:
+        """Send what came for a topic to somebody who was not among its subscribers then."""
+        if not self.ready:
+            self.deliver(topic, batch)
+        elif self._write(batch.frame):
+            self.edge.delivered({topic.policy.name: batch.messages})
+
+    def deliver(self, topic: Topic, batch: Batch) -> None:
+        """The hub's slow path: this connection can't take the batch now."""
+        if self._closing or self._transport is None:
+            return
+        queue = self._begin_queue()
+        before = queue.size_bytes
+        self._queued(queue, before, fits=queue.push(topic.name, topic.policy, batch, self.edge.clock()))
+
+    def forget(self, topic: str) -> None:
+        """Nothing of this topic is sent any more, of what waits neither."""
+        queue = self._queue
+        if queue is None:
+            return
+        before = queue.size_bytes
+        policy = next((lane.policy.name for lane in queue.lanes() if lane.name == topic), None)
+        if policy is not None:
+            self.edge.dropped({policy: queue.forget(topic)}, "unsubscribed")
+            self._queued(queue, before, fits=True)
+
+    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+        """What was read for a topic that catches up; see `CatchUpLane.read`."""
+        queue = self._queue
+        if queue is not None and not self._closing:
+            before = queue.size_bytes
+            queue.read(topic, after, lines, until, self.edge.clock(), live=live)
+            self._queued(queue, before, fits=True)
+
+    def relieve(self, size_bytes: int) -> None:
+        """The node has no room left: give up so many bytes, or end."""
+        queue = self._queue
+        if queue is not None and not self._closing:
+            before = queue.size_bytes
+            self._queued(queue, before, fits=queue.relieve(size_bytes, self.edge.clock()))
+
+    # the socket's flow control
+
+    def pause_writing(self) -> None:
+        """The socket takes no more: from now on everything queues."""
+        self._paused = True
+        self.ready = False
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    # inside
+
+    def _send(self, data: bytes) -> None:
+        if self.ready or (not self._paused and not self._closing and not self._queue):
+            self._write(data)  # past what is owed, too
+        elif not self._closing and self._transport is not None:
+            queue = self._begin_queue()
+            before = queue.size_bytes
+            self._queued(queue, before, fits=queue.push_control(data, self.edge.clock()))
+
+    def _write(self, data: bytes) -> bool:
+        try:
+            self.write(data)
+        except (OSError, RuntimeError):
+            self.ready = False  # the socket is gone; connection_lost is on its way
+            return False
+        return True
+
+    def _begin_queue(self) -> OutboundQueue:
+        queue = self._queue
+        if queue is None:
+            queue = self._queue = OutboundQueue(self.edge.queue_rules)
+            self.edge.pressure.begun(self)
+        self.ready = False
+        return queue
+
+    def _queued(self, queue: OutboundQueue, before: int, *, fits: bool) -> None:
+        """The queue has changed: count it, and go on as far as the socket lets us."""
+        self._count(queue, before)
+        if not fits:
+            self.close(close(CloseCode.SLOW))
+        elif self._paused:
+            self.wake_by(queue.expires_at())
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, as much as the socket takes; when that is all, the connection keeps up again."""
+        queue = self._queue
+        if self._transport is None or (queue is not None and not self._write_out(queue)):
+            return
+        self.ready = self._queue is None and not self._closing
+        self.drained()
+
+    def _write_out(self, queue: OutboundQueue) -> bool:
+        """Write what waits; whether the socket takes more."""
+        while queue and not self._paused:
+            before = queue.size_bytes
+            taken = queue.take(WRITE_BYTES)
+            self._count(queue, before)
+            if not self._write(taken.data):
+                self.edge.dropped(taken.counts, "closed")
+                return False
+            self.edge.delivered(taken.counts)
+            if taken.at is not None:
+                self.edge.waited(self.edge.clock() - taken.at)
+        if self._paused:  # the write has filled the socket again
+            self.wake_by(queue.expires_at())
+            return False
+        self._read_on(queue)
+        if self._queue is not queue or self.blocked or self._closing:
+            return False  # what was at hand has been written meanwhile
+        if queue.settled:
+            self._drop_queue("closed")
+        return True
+
+    def _read_on(self, queue: OutboundQueue) -> None:
+        """Ask for what those topics are due that catch up."""
+        for lane in [lane for lane in queue.catching_up() if lane.hungry]:
+            lane.reading = True
+            self.edge.catch_up(self, lane.name, lane.position)
+
+    def _count(self, queue: OutboundQueue, before: int) -> None:
+        self.edge.pressure.changed(queue.size_bytes - before)
+        for loss in queue.take_losses():
+            reason = _REASONS.get(loss.overflow, "dropped")
+            self.edge.dropped({loss.policy: loss.messages}, reason)
+            self.edge.pressure.lost(self, loss)
+
+    def _drop_queue(self, reason: str) -> None:
+        queue = self._queue
+        if queue is not None:
+            self._queue = None
+            self.edge.dropped(queue.waiting(), reason)
+            self.edge.pressure.changed(-queue.size_bytes)
+            self.edge.pressure.ended(self)
+
+    def _expire(self, now: float) -> None:
+        """Do away with what has waited too long; that may end the connection."""
+        queue = self._queue
+        if queue is None or now < queue.expires_at():
+            return
+        before = queue.size_bytes
+        fits = queue.expire(now)
+        self._count(queue, before)
+        if not fits:
+            self.close(close(CloseCode.SLOW, "too long behind"))
+
+
+def nowhere(_: bytes) -> object:
+    """The way out of a connection that has none (any more)."""
+    raise OSError("the connection is gone")
