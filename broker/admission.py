@@ -52,6 +52,7 @@ class Position:
         recovered: whether nothing was missed.
         publications: the list of them for the reply, encoded; None for none.
         rest: pushes that follow the reply.
+        behind: what else was missed is read from there, as fast as the connection takes it; None where that is all.
     """
 
     offset: int
@@ -59,6 +60,7 @@ class Position:
     recovered: bool
     publications: bytes | None
     rest: Sequence[bytes]
+    behind: int | None = None
 
 
 class Admission:
@@ -137,12 +139,16 @@ class Admission:
             # most who come back at the same time have missed the same
             return Position(after, flow.stream.epoch, recovered=True, publications=flow.memo[2] or None, rest=())
         floor = flow.ring.floor
-        lines = [line for offset, line in missed.entries if after < offset <= floor]
-        lines += flow.ring.between(max(after, floor), top)
-        position = self._position(flow, wish, after, lines, recovered=True)
-        if not position.rest:
-            flow.memo = (after, top, position.publications or b"")
-        return position
+        entries = [entry for entry in missed.entries if after < entry[0] <= floor]
+        entries += flow.ring.entries_between(max(after, floor), top)
+        count = _fitting([line for _, line in entries], wish.reply_bytes)
+        publications = publications_of(flow.head, [line for _, line in entries[:count]]) if count else None
+        behind = None
+        if count < len(entries):
+            behind = entries[count - 1][0] if count else after
+        else:
+            flow.memo = (after, top, publications or b"")
+        return Position(after, flow.stream.epoch, recovered=True, publications=publications, rest=(), behind=behind)
 
     @staticmethod
     def _position(flow: Flow, wish: Wish, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:

@@ -29,8 +29,6 @@ from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
-from broker.core.frames import text_frame
-from broker.core.lanes import Lines
 from broker.core.policy import PolicyTable
 from broker.core.queue import QueueRules
 from broker.core.ring import RingLimits
@@ -40,14 +38,17 @@ from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.edge.pressure import Pressure
+from broker.fan_out import LINES
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
 from broker.relay.options import NatsOptions
 from broker.settings import Settings, make_policies
 from broker.settings.mistakes import Finding
 from broker.settings.shape import Path
-from broker.wire.lines import declare, key_of
 
+RECOVERY_BYTES = 4 * 1024 * 1024
+"""As much at least a client that comes back is given of what it missed, and in any case more than what waited for it
+when it was closed for being slow, and was lost with its connection."""
 PIECE_MESSAGES = 512
 PIECE_BYTES = 131_072
 """As much a connection that catches up is given at a time, where so much may wait for one."""
@@ -137,6 +138,7 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             ping_interval_seconds=ping.interval_seconds,
             pong_timeout_seconds=ping.pong_timeout_seconds,
             presence_members=limits.presence_members,
+            pending_bytes=limits.pending_bytes,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -156,7 +158,8 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             replicas=nats.replicas,
             ring=RingLimits(limits.ring_messages, limits.ring_bytes),
             rings_bytes=limits.node_ring_bytes,
-            recovery_bytes=limits.queue_bytes,
+            recovery_bytes=max(RECOVERY_BYTES, 4 * limits.queue_bytes),
+            history_bytes=limits.queue_bytes,
             piece_messages=max(1, min(PIECE_MESSAGES, limits.queue_messages // 2)),
             piece_bytes=min(PIECE_BYTES, limits.queue_bytes // 2),
             history_messages=limits.history_messages,
@@ -185,7 +188,7 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
             limits.queue_bytes,
             limits.queue_messages,
             limits.queue_age_seconds,
-            Lines(text_frame, declare, key_of),
+            LINES,
         ),
         pressure=Pressure(node.metrics, node.clock, limits.node_queue_bytes),
         catch_up=node.durability.catch_up.want,

@@ -20,6 +20,7 @@ class HubDownstream:
         hub: who is subscribed here.
         metrics: what is counted.
         push: delivers a topic's push, with its offset, to the subscribers.
+        congested: whether this node falls behind, so that more had better wait in the streams.
         end: ends all subscriptions to a topic, at once, since what comes next can't be had.
     """
 
@@ -28,11 +29,13 @@ class HubDownstream:
         hub: Hub,
         metrics: Metrics,
         push: Callable[[str, bytes, int], None],
+        congested: Callable[[], bool],
         end: Callable[[str], None],
     ) -> None:
         self._hub = hub
         self._metrics = metrics
         self._push = push
+        self.congested = congested
         self._end = end
 
     def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:

@@ -45,7 +45,9 @@ class DurableOptions:
     ring: RingLimits
     rings_bytes: int
     recovery_bytes: int
-    """The most that one client is given of what it missed, and one request of a history."""
+    """The most that one client is given of what it missed."""
+    history_bytes: int
+    """The most that one request of a history is answered with."""
     piece_messages: int
     piece_bytes: int
     """As much is read at a time for a connection that catches up."""
@@ -66,6 +68,7 @@ class Durability:
         metrics: what is counted.
         clock: a monotonic clock in seconds.
         push: delivers a topic's push, with its offset, to the subscribers.
+        congested: whether this node falls behind, so that more had better wait in the streams.
         end: ends all subscriptions to a topic, at once, since what comes next can't be had.
     """
 
@@ -81,6 +84,7 @@ class Durability:
         metrics: Metrics,
         clock: Callable[[], float],
         push: Callable[[str, bytes, int], None],
+        congested: Callable[[], bool],
         end: Callable[[str], None],
     ) -> None:
         self._subjects = subjects
@@ -92,7 +96,7 @@ class Durability:
             self._jetstream,
             self.streams,
             subjects,
-            HubDownstream(hub, metrics, push, end),
+            HubDownstream(hub, metrics, push, congested, end),
             clock,
             ring_limits=options.ring,
             rings_bytes=options.rings_bytes,
@@ -104,7 +108,7 @@ class Durability:
         self.admission = Admission(self._relay, seeker, hub, metrics)
         self.catch_up = CatchUp(self._relay, hub, metrics, options.piece_messages, options.piece_bytes)
         self._options = options
-        self._archive = Archive(self._jetstream, self.streams, subjects, options.recovery_bytes)
+        self._archive = Archive(self._jetstream, self.streams, subjects, options.history_bytes)
         self._settled = False
         self.settling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails when a stream can't be made as the settings say."""

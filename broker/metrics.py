@@ -77,6 +77,18 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.pending_bytes = Gauge(
+            "broker_pending_bytes",
+            "Bytes of publications that NATS has brought and that wait to be written.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.pending_messages = Gauge(
+            "broker_pending_messages",
+            "Publications that NATS has brought and that wait to be written.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.catching_up = Gauge(
             "broker_catching_up",
             "Subscriptions of connections that read on from the stream, since they could not keep up.",

@@ -73,6 +73,7 @@ class NodeOptions:
     ping_interval_seconds: float
     pong_timeout_seconds: float
     presence_members: int
+    pending_bytes: int
 
     @property
     def ping_seconds(self) -> int:
@@ -111,7 +112,7 @@ class Node:
         self.tokens = tokens
         self.metrics = metrics
         self.wheel = TimerWheel(self.clock(), tick_seconds=TICK_SECONDS)
-        self._fan_out = FanOut(metrics, self.clock)
+        self._fan_out = FanOut(metrics, self.clock, options.pending_bytes, self._end_subscriptions)
         self.hub = self._fan_out.hub
         self.clients: dict[str, Client] = {}
         self.users: dict[str, set[Client]] = {}
@@ -136,6 +137,7 @@ class Node:
             metrics=metrics,
             clock=self.clock,
             push=self._fan_out.push_stored,
+            congested=lambda: self._fan_out.congested,
             end=self._end_subscriptions,
         )
         self._ending: deque[tuple[Client, str]] = deque()
@@ -193,6 +195,7 @@ class Node:
         """Bring the gauges up to date."""
         metrics = self.metrics
         metrics.fold()
+        self._fan_out.observe()
         for observe in self.observers:
             observe()
         metrics.connections.set(len(self.clients))

@@ -17,8 +17,6 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
-from broker.core.frames import text_frame
-from broker.core.lanes import Lines
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
 from broker.edge.edge import CatchingUp, Edge
@@ -26,8 +24,8 @@ from broker.edge.handshake import Origins
 from broker.edge.http import EdgeHttpProtocol
 from broker.edge.pressure import Pressure
 from broker.edge.websocket import WebSocketProtocol
+from broker.fan_out import LINES
 from broker.metrics import Metrics
-from broker.wire.lines import declare, key_of
 
 MESSAGE_BYTES = 1024 * 1024
 QUEUE_BYTES = 16 * MESSAGE_BYTES
@@ -65,7 +63,7 @@ def make_edge(metrics: Metrics) -> Edge:
         message_bytes=MESSAGE_BYTES,
         header_bytes=16_384,
         handshake_seconds=10.0,
-        queue_rules=QueueRules(QUEUE_BYTES, QUEUE_MESSAGES, QUEUE_AGE_SECONDS, Lines(text_frame, declare, key_of)),
+        queue_rules=QueueRules(QUEUE_BYTES, QUEUE_MESSAGES, QUEUE_AGE_SECONDS, LINES),
         pressure=Pressure(metrics, time.monotonic, 64 * QUEUE_BYTES),
         catch_up=_no_history,
         max_connections=None,

@@ -8,6 +8,7 @@ import msgspec
 
 from broker.api import requests
 from broker.api.call import EMPTY, Call, Outcome, bad, error_json
+from broker.core.message import OWN_TAGS
 from broker.core.policy import TopicPolicy
 from broker.node import Published
 from broker.relay.connection import confirmed
@@ -56,6 +57,8 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
         return bad("b64data: is for bytes, which JSON clients can't be sent; use data")
     if request.data is msgspec.UNSET:
         return bad("data: missing")
+    if request.tags and any(name.startswith(OWN_TAGS) for name in request.tags):
+        return bad(f"tags: names that begin with {OWN_TAGS} are the broker's own")
     key = _idempotency_key(call, request)
     if isinstance(key, CommandError):
         return key

@@ -65,8 +65,8 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
                 node=client.node.name,
             ),
         )
-        for position in positions.values():
-            send_rest(client, position)
+        for one, policy in wanted:
+            send_rest(client, one.topic, policy, positions[one.topic])
         client.answered(ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
 
     _attach_all(client, wanted, request.subs, answer)

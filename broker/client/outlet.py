@@ -6,6 +6,7 @@ from typing import Protocol
 
 from broker.core.batch import Batch
 from broker.core.hub import Subscriber, Topic
+from broker.core.policy import TopicPolicy
 from broker.wire.codes import Close
 
 
@@ -25,6 +26,11 @@ class Outlet(Subscriber, Protocol):
 
     def send_batch(self, topic: Topic, batch: Batch) -> None:
         """Send what came for a topic: as the hub does, for who has not been among its subscribers then."""
+
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
+        """Begin a subscription to a durable topic with what comes behind a place in its history, as fast as it can be
+        sent, behind what is sent now.
+        """
 
     def forget(self, topic: str) -> None:
         """Nothing of this topic is to be sent any more, of what waits neither."""

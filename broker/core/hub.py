@@ -8,8 +8,8 @@ writes; topics take turns, and the order within a topic is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from broker.core.batch import Batch
 from broker.core.policy import TopicPolicy
@@ -43,6 +43,7 @@ class Topic:
         "begun",
         "fanning_out",
         "head",
+        "missed",
         "name",
         "offsets",
         "pending",
@@ -72,6 +73,8 @@ class Topic:
         """The place of the last one that is no longer pending: who comes now gets what is behind it."""
         self.waiting: list[tuple[int, Callable[[], None]]] = []
         """Whom to tell when that many of the pending messages are with the subscribers."""
+        self.missed = 0
+        """Publications that were given up behind the last that is pending; the next one says so."""
         self.fanning_out: _FanOut | None = None
         self.queued = False
         """It has its place among the topics that wait for their turn."""
@@ -84,6 +87,20 @@ class Topic:
             self.fanning_out.waiting.append(callback)
         else:
             callback()
+
+
+class Pending(NamedTuple):
+    """What waits for a topic's fan-out.
+
+    Args:
+        lines: encoded messages.
+        arrivals: when each of them came (seconds); None for what is no publication.
+        offsets: their places in the topic's history.
+    """
+
+    lines: list[bytes]
+    arrivals: list[float | None]
+    offsets: list[int]
 
 
 class _FanOut:
@@ -119,6 +136,8 @@ class Hub:
         "_on_delivered",
         "_slice",
         "_turns",
+        "pending_bytes",
+        "pending_messages",
         "subscriptions",
         "topics",
         "wildcards",
@@ -137,6 +156,9 @@ class Hub:
         """Those of them that are wildcards, and what they match."""
         self.subscriptions = 0
         """Of all subscribers to all topics."""
+        self.pending_bytes = 0
+        """What waits for its fan-out, of all topics."""
+        self.pending_messages = 0
         self._make_head = make_head
         self._make_frame = make_frame
         self._slice = slice_writes
@@ -190,7 +212,10 @@ class Hub:
             Whether `run` has to be called soon, because nothing was waiting before.
         """
         topic.pending.append(message)
-        topic.pending_bytes += len(message) + 1
+        size = len(message) + 1
+        topic.pending_bytes += size
+        self.pending_bytes += size
+        self.pending_messages += 1
         topic.arrivals.append(arrived)
         # what has no place stands where the one before it does
         topic.offsets.append(offset or (topic.offsets[-1] if topic.offsets else topic.begun))
@@ -199,6 +224,25 @@ class Hub:
         topic.queued = True
         self._turns.append(topic)
         return len(self._turns) == 1
+
+    def waiting(self) -> Iterator[Topic]:
+        """The topics of which something waits for its fan-out, or is on its way."""
+        return iter(self._turns)
+
+    def replace_pending(self, topic: Topic, pending: Pending) -> None:
+        """Put something else in the place of what waits for a topic's fan-out. Who is to be told when something that
+        waited is with the subscribers is told when as much of the rest is.
+        """
+        self.pending_messages += len(pending.lines) - len(topic.pending)
+        self.pending_bytes -= topic.pending_bytes
+        topic.pending, topic.arrivals, topic.offsets = pending
+        topic.pending_bytes = sum(map(len, topic.pending)) + len(topic.pending)
+        self.pending_bytes += topic.pending_bytes
+        topic.waiting = [(min(messages, len(topic.pending)), callback) for messages, callback in topic.waiting]
+        if not topic.pending:
+            waiting, topic.waiting = topic.waiting, []
+            for _, callback in waiting:
+                topic.when_flushed(callback)
 
     def run(self) -> bool:
         """Serve one slice: at most `slice_writes` subscribers.
@@ -211,7 +255,8 @@ class Hub:
         while turns and budget > 0:
             topic = turns.popleft()
             try:
-                budget -= self._serve(topic, budget)
+                if topic.pending or topic.fanning_out is not None:
+                    budget -= self._serve(topic, budget)
             finally:
                 # here too when it failed, so that a mistake costs one fan-out and not the topic
                 topic.queued = topic.fanning_out is not None or bool(topic.pending)
@@ -243,6 +288,7 @@ class Hub:
     def _begin(self, topic: Topic) -> _FanOut:
         """Frame what is pending, up to a frame's bound; the rest gets a frame of its own afterwards."""
         pending, arrivals, offsets, after = topic.pending, topic.arrivals, topic.offsets, topic.begun
+        before = topic.pending_bytes
         if topic.pending_bytes <= FRAME_BYTES or len(pending) == 1:
             waiting = [callback for _, callback in topic.waiting]
             topic.pending, topic.pending_bytes, topic.arrivals, topic.offsets, topic.waiting = [], 0, [], [], []
@@ -258,6 +304,8 @@ class Hub:
             waiting = [callback for messages, callback in topic.waiting if messages <= count]
             topic.waiting = [(messages - count, callback) for messages, callback in topic.waiting if messages > count]
             pending, arrivals, offsets = pending[:count], arrivals[:count], offsets[:count]
+        self.pending_bytes -= before - topic.pending_bytes
+        self.pending_messages -= len(pending)
         topic.begun = offsets[-1]
         frame = self._make_frame(pending[0] if len(pending) == 1 else b"\n".join(pending))
         return _FanOut(Batch(frame, pending, arrivals, offsets, after), waiting)

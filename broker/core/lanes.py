@@ -25,12 +25,14 @@ class Lines:
 
     Args:
         frame: frames lines, joined by line feeds, for the transport.
-        declare: a publication's line with how many are missing before it.
+        declare: a publication's line with how many are missing before it, beside those that it says already.
+        missing_before: how many a line says are missing before it; 0 if it doesn't.
         key_of: a publication's key (None for none) in its line, by the tokens of a JSON pointer.
     """
 
     frame: Callable[[bytes], bytes]
     declare: Callable[[bytes, int], bytes]
+    missing_before: Callable[[bytes], int]
     key_of: Callable[[bytes, tuple[str, ...]], Hashable]
 
 
@@ -168,23 +170,24 @@ class CatchUpLane(HoldingLane):
         name: the topic's.
         policy: the topic's.
         after: the topic's place up to which the connection has everything.
+        behind_since: when it fell behind (seconds); None where it has not.
     """
 
     __slots__ = ("_behind_since", "catching_up", "others", "position", "reading")
 
     sheds = True
 
-    def __init__(self, name: str, policy: TopicPolicy, after: int) -> None:
+    def __init__(self, name: str, policy: TopicPolicy, after: int, *, behind_since: float | None = None) -> None:
         super().__init__(name, policy)
         self.position = after
         """Up to here everything was taken, or waits."""
-        self.catching_up = False
+        self.catching_up = behind_since is not None
         """What comes is not kept, since it will be read."""
         self.reading = False
         """A read is under way, or due."""
         self.others: list[bytes] = []
         """Lines to be sent as they are."""
-        self._behind_since = 0.0
+        self._behind_since = behind_since or 0.0
 
     def push(self, batch: Batch, now: float) -> None:
         if self.catching_up or batch.after != self.position:
@@ -306,6 +309,10 @@ class _LineLane(Lane):
         self.size_bytes -= len(one.line) + ENTRY_OVERHEAD_BYTES
         self.messages -= one.publication
 
+    def _given_up(self, one: _Waiting) -> int:
+        """How many are missing with this one."""
+        return one.missed + 1 + self._lines.missing_before(one.line)
+
     @abstractmethod
     def _pop(self) -> _Waiting:
         """Take the oldest."""
@@ -364,9 +371,9 @@ class DroppingLane(_LineLane):
             self._gone(one)
             self.lost += 1
             if self._newest:
-                self._missed_last += one.missed + 1
+                self._missed_last += self._given_up(one)
             else:
-                self._missed += one.missed + 1
+                self._missed += self._given_up(one)
         if self._newest:
             entries.extend(reversed(kept))
         else:
@@ -382,7 +389,7 @@ class DroppingLane(_LineLane):
                 continue
             self._gone(one)
             self.lost += 1
-            self._missed += one.missed + 1
+            self._missed += self._given_up(one)
         self._entries.extendleft(reversed(kept))
         self._settle_missed()
         return True
@@ -430,8 +437,8 @@ class ConflatingLane(_LineLane):
             before = self._entries.get(key) if line.publication and key is not None else None
             if before is not None:
                 self._gone(before)
+                before.missed = self._given_up(before)
                 before.line = line.text
-                before.missed += 1
                 self.lost += 1
             else:
                 if key is None or not line.publication:
@@ -450,7 +457,7 @@ class ConflatingLane(_LineLane):
                 continue
             self._gone(one)
             self.lost += 1
-            self._missed += one.missed + 1
+            self._missed += self._given_up(one)
         for key, one in reversed(kept):
             self._entries[key] = one
             self._entries.move_to_end(key, last=False)

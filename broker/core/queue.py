@@ -98,6 +98,11 @@ class OutboundQueue:
         """Whether nothing waits, or is to be told or read, so that what comes next may go past the queue."""
         return not self._control and all(lane.settled for lane in self._lanes.values())
 
+    @property
+    def control_waits(self) -> bool:
+        """Whether replies or pings wait."""
+        return bool(self._control)
+
     def lanes(self) -> Iterator[Lane]:
         """Those of all topics that something waits of, or is owed to."""
         return iter(self._lanes.values())
@@ -121,6 +126,10 @@ class OutboundQueue:
         lane.push(batch, now)
         grown = lane.size_bytes > before[0]
         return self._changed(lane, before, now) and (not grown or self._fit(lane, now))
+
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, now: float) -> None:
+        """Let a topic begin with what is to be read behind a place in its history."""
+        self._lanes[topic] = CatchUpLane(topic, policy, after, behind_since=now)
 
     def read(self, topic: str, after: int, lines: list[bytes], until: int, now: float, *, live: bool) -> None:
         """What was read for a topic that catches up; see `CatchUpLane.read`."""

@@ -108,7 +108,11 @@ class Ring:
 
     def between(self, after: int, until: int) -> list[bytes]:
         """The lines with offsets above `after` (not below the floor) and up to `until`, in order."""
-        return [line for offset, line in self._behind(after) if offset <= until]
+        return [line for _, line in self.entries_between(after, until)]
+
+    def entries_between(self, after: int, until: int) -> list[Entry]:
+        """`between`, with their offsets."""
+        return [entry for entry in self._behind(after) if entry[0] <= until]
 
     def _behind(self, after: int) -> Iterator[Entry]:
         behind = 0

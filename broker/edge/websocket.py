@@ -26,14 +26,18 @@ ABNORMAL = 1006
 class WebSocketProtocol(Writer, asyncio.Protocol):
     """The server's end of a WebSocket, made by uvicorn for each upgrade request (`Config(ws=…)`)."""
 
-    __slots__ = ("_code", "_reader", "_reading_held", "_wake_at", "wheel_slot")
+    __slots__ = ("_code", "_deaf", "_reader", "_reading", "_reading_held", "_wake_at", "wheel_slot")
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
         del config, server_state
         super().__init__(app_state["edge"])
         self.wheel_slot = ASLEEP_NOWHERE
         self._reader: FrameReader | None = None
+        self._reading = True
         self._reading_held = False
+        """Whoever handles the messages takes no more now."""
+        self._deaf = False
+        """Nothing is read since replies wait to be written."""
         self._wake_at = inf
         self._code = ABNORMAL
 
@@ -135,16 +139,9 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
             self._closing = True
         self.lost(self._code)
 
-    def pause_writing(self) -> None:
-        """The socket takes no more: nothing more is read from who doesn't read."""
-        super().pause_writing()
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def drained(self) -> None:
-        transport = self._transport
-        if transport is not None and not self._reading_held and not transport.is_closing():
-            transport.resume_reading()
+    def hear(self, *, listening: bool) -> None:
+        self._deaf = not listening
+        self._update_reading()
 
     # outlet
 
@@ -156,13 +153,11 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
 
     def pause_reading(self) -> None:
         self._reading_held = True
-        if self._transport is not None and not self._paused:
-            self._transport.pause_reading()
+        self._update_reading()
 
     def resume_reading(self) -> None:
         self._reading_held = False
-        if self._transport is not None and not self._paused and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._update_reading()
 
     def wake_by(self, when: float) -> None:
         if when < self._wake_at:
@@ -197,6 +192,17 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
 
     # inside
 
+    def _update_reading(self) -> None:
+        reading = not self._deaf and not self._reading_held
+        transport = self._transport
+        if reading == self._reading or transport is None or transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+
     def _fail(self, body: bytes) -> None:
         """What came breaks the protocol. Whatever follows can't be read any more, not even the answer to the close
         frame: so TCP ends in this direction right behind it (RFC 6455, section 7.1.7).
@@ -222,9 +228,9 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         self._write(data)
         if transport.is_closing():
             return
-        if self._paused or self._reading_held:
-            # its answer is to be heard
-            transport.resume_reading()
+        # its answer is to be heard
+        self._reading_held = self._deaf = False
+        self._update_reading()
         self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
 
     def _peer_closes(self, body: bytes) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from broker.core.batch import Batch
 from broker.core.frames import BINARY, TEXT, frame
 from broker.core.hub import Topic
-from broker.core.policy import Overflow
+from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue
 from broker.edge.edge import Edge
 from broker.wire.codes import Close, CloseCode, close
@@ -47,8 +47,8 @@ class Writer:
         """See to it that `expire` is called at `when` or earlier (seconds on the edge's clock)."""
         raise NotImplementedError
 
-    def drained(self) -> None:
-        """What waited is with the socket, which takes more."""
+    def hear(self, *, listening: bool) -> None:
+        """Go on reading, or stop: replies wait, and more commands would bring more of them."""
 
     def fell_behind(self, topic: str) -> None:
         """What comes next of a topic can't be had any more: its subscription is to end."""
@@ -125,6 +125,14 @@ class Writer:
         self._paused = False
         self._flush()
 
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
+        """Let a topic, which has been subscribed to just now, begin with what comes behind a place in its history.
+        Until that is with the socket it catches up, whatever its policy says of those who don't keep up.
+        """
+        if self._transport is not None and not self._closing:
+            self._begin_queue().begin_behind(topic, policy, after, self.edge.clock())
+            asyncio.get_running_loop().call_soon(self._flush)  # behind the answer, which is about to be sent
+
     # inside
 
     def _send(self, data: bytes) -> None:
@@ -133,6 +141,7 @@ class Writer:
         elif not self._closing and self._transport is not None:
             queue = self._begin_queue()
             before = queue.size_bytes
+            self.hear(listening=False)
             self._queued(queue, before, fits=queue.push_control(data, self.edge.clock()))
 
     def _write(self, data: bytes) -> bool:
@@ -164,10 +173,9 @@ class Writer:
     def _flush(self) -> None:
         """Write what waits, as much as the socket takes; when that is all, the connection keeps up again."""
         queue = self._queue
-        if self._transport is None or (queue is not None and not self._write_out(queue)):
+        if self._transport is None or self._paused or (queue is not None and not self._write_out(queue)):
             return
         self.ready = self._queue is None and not self._closing
-        self.drained()
 
     def _write_out(self, queue: OutboundQueue) -> bool:
         """Write what waits; whether the socket takes more."""
@@ -181,6 +189,8 @@ class Writer:
             self.edge.delivered(taken.counts)
             if taken.at is not None:
                 self.edge.waited(self.edge.clock() - taken.at)
+            if not queue.control_waits:
+                self.hear(listening=True)
         if self._paused:  # the write has filled the socket again
             self.wake_by(queue.expires_at())
             return False

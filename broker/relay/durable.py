@@ -62,6 +62,9 @@ class Downstream(Protocol):
     def gap(self, outcome: str) -> None:
         """Count a gap by what became of it: `repaired` or `lost`."""
 
+    def congested(self) -> bool:
+        """Whether more has come than goes out, so that what is stored had better wait in its stream."""
+
     def followed(self, flow: Flow) -> bool:
         """Whether the flow has subscribers here."""
 
@@ -288,10 +291,13 @@ class DurableRelay:
             self._pass_on(flow, subject, payload, headers)
             return
         message, previous = came
-        if flow.started and not flow.busy:
-            self._place(flow, message, previous)
-        else:
+        if not flow.started or flow.busy:
             flow.hold(message, previous)
+        elif self.downstream.congested():
+            flow.hold(message, previous)
+            self.mend(flow)
+        else:
+            self._place(flow, message, previous)
 
     def _pass_on(self, flow: Flow, subject: bytes, payload: bytes, headers: Mapping[str, str]) -> None:
         """Deliver what isn't stored on purpose; what came past the stream is none of that."""

@@ -83,6 +83,7 @@ class Mender:
         tries = 0
         while flow.life == life:
             before = flow.top
+            await self._room()
             try:
                 found = await self._fetch(flow, life)
             except RelayError as error:
@@ -132,6 +133,11 @@ class Mender:
                 flow.hold(message, previous)
         return True
 
+    async def _room(self) -> None:
+        """Wait until what has come to this node is with the subscribers, but for some of it."""
+        while self._durable.downstream.congested():
+            await self._pause(0)
+
     async def _pause(self, tries: int) -> None:
         first, longest = PAUSE_SECONDS
         await asyncio.sleep(random.uniform(first / 2, min(longest, first * 2 ** min(tries, 10))))  # noqa: S311 - jitter
@@ -164,6 +170,7 @@ class Mender:
             if flow.top == before:  # the last one is as large as all that may come at a time
                 size *= 2
             await self._durable.downstream.flushed(flow)  # no faster than it goes out
+            await self._room()
 
     async def _fetch_wildcard(self, flow: Flow, life: int) -> bool | None:
         """As there are other topics' messages between its own, there is one read for all that came in some time."""

@@ -23,7 +23,6 @@ NOT_YET = (
     "limits.connections_per_user",
     "limits.connections_per_address",
     "limits.command_rate",
-    "limits.pending_bytes",
     "limits.publish_rate",
     "limits.publishes_in_flight",
     "limits.overload_lag_seconds",

@@ -11,6 +11,7 @@ from broker.core.message import OWN_TAGS
 
 DROPPED = OWN_TAGS + "dropped"
 """The tag that tells how many publications of the subscription are missing right before this one."""
+_DROPPED = DROPPED.encode()
 _END = b"}}}"
 
 
@@ -55,12 +56,21 @@ _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def declare(line: bytes, missing: int) -> bytes:
-    """A publication's push with the tag that says how many are missing before it."""
+    """A publication's push with the tag that says how many are missing before it, beside those it says already."""
     if _decode(line).push.pub.tags is UNSET:
-        return b'%b,"tags":{"%b":"%d"}%b' % (line.removesuffix(_END), DROPPED.encode(), missing, _END)
+        return b'%b,"tags":{"%b":"%d"}%b' % (line.removesuffix(_END), _DROPPED, missing, _END)
     whole = _decode_all(line)
-    whole.push.pub.tags[DROPPED] = str(missing)
+    tags = whole.push.pub.tags
+    tags[DROPPED] = str(int(tags.get(DROPPED, "0")) + missing)
     return _encode(whole)
+
+
+def missing_before(line: bytes) -> int:
+    """How many publications a line says are missing before it; 0 if it doesn't."""
+    if _DROPPED not in line:
+        return 0
+    tags = _decode(line).push.pub.tags
+    return 0 if isinstance(tags, UnsetType) else int(tags.get(DROPPED, "0"))
 
 
 def key_of(line: bytes, pointer: tuple[str, ...]) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +13,7 @@ from broker.app import App, create_app
 from broker.client.client import Client
 from broker.core.batch import Batch
 from broker.core.hub import Topic
+from broker.core.policy import TopicPolicy
 from broker.node import Node
 from broker.settings import load
 from broker.wire.codes import Close
@@ -20,6 +22,10 @@ from tests.harness.node import settings_with
 from tests.harness.waiting import eventually
 
 Line = dict[str, Any]
+
+
+def _no_history(_: Recorder, topic: str, after: int) -> None:
+    raise AssertionError(f"nobody knows what comes behind {after} of {topic}")
 
 
 class Recorder:
@@ -35,14 +41,17 @@ class Recorder:
         self.reading = True
         self.address = "192.0.2.7"
         self.blocked = False
+        self.behind: set[str] = set()
+        """Topics whose past it is still being given."""
+        self.read_on: Callable[[Recorder, str, int], None] = _no_history
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
         self.payloads.append(frame[2:] if frame[1] < 126 else frame[4:])
 
     def deliver(self, topic: Topic, batch: Batch) -> None:
-        del topic
-        self._write(batch.frame)
+        if topic.name not in self.behind:
+            self._write(batch.frame)
 
     def send(self, payload: bytes) -> None:
         assert not self.closes, "sent behind the close"
@@ -50,6 +59,25 @@ class Recorder:
 
     def send_batch(self, topic: Topic, batch: Batch) -> None:
         self.deliver(topic, batch)
+
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
+        """It takes whatever it is given, at once."""
+        del policy
+        self.ready = False
+        self.behind.add(topic)
+        asyncio.get_running_loop().call_soon(self.read_on, self, topic, after)
+
+    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+        del after
+        self.payloads += lines
+        if live:
+            self.behind.discard(topic)
+            self.ready = not self.behind
+        else:
+            self.read_on(self, topic, until)
+
+    def fell_behind(self, topic: str) -> None:
+        raise AssertionError(f"the past of {topic} has gone")
 
     def forget(self, topic: str) -> None:
         """Nothing waits here."""
@@ -76,6 +104,7 @@ class Conversation:
 
     def __init__(self, node: Node) -> None:
         self.outlet = Recorder()
+        self.outlet.read_on = node.durability.catch_up.want
         self.client = Client(node, self.outlet)
         self._ids: Iterator[int] = iter(range(1_000, 1_000_000))
 

@@ -19,7 +19,13 @@ def framed(payload: bytes) -> bytes:
 
 
 def declared(line: bytes, missing: int) -> bytes:
-    return b"%b-%d" % (line, missing)
+    text, dash, before = line.rpartition(b"-")
+    return b"%b-%d" % (text, int(before) + missing) if dash else b"%b-%d" % (line, missing)
+
+
+def missing_before(line: bytes) -> int:
+    _, dash, missing = line.rpartition(b"-")
+    return int(missing) if dash else 0
 
 
 def key_of(line: bytes, pointer: tuple[str, ...]) -> Hashable:
@@ -30,7 +36,7 @@ def key_of(line: bytes, pointer: tuple[str, ...]) -> Hashable:
     return key if colon else None
 
 
-LINES = Lines(framed, declared, key_of)
+LINES = Lines(framed, declared, missing_before, key_of)
 
 
 def policy_of(overflow: Overflow, *, key: bool = True, name: str = "") -> TopicPolicy:

@@ -100,6 +100,7 @@ class Recording:
         self.faked = 0
         self.bad = 0
         self.wanted: set[str] = set()
+        self.full = False
 
     def encode(self, flow: Flow, message: Stored, topic: str, *, first: bool) -> bytes | None:
         if publication_problem(flow.policy, message.payload) is not None:
@@ -124,6 +125,9 @@ class Recording:
 
     def gap(self, outcome: str) -> None:
         self.gaps.append(outcome)
+
+    def congested(self) -> bool:
+        return self.full
 
     def followed(self, flow: Flow) -> bool:
         return flow.name in self.wanted

@@ -121,6 +121,9 @@ class Heard:
     def gap(self, outcome: str) -> None:
         del outcome
 
+    def congested(self) -> bool:
+        return False
+
     def followed(self, flow: Flow) -> bool:
         del flow
         return True

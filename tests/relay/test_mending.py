@@ -491,3 +491,25 @@ async def test_a_repair_begun_before_the_stream_was_made_anew_delivers_nothing_o
         await made.store("t", "new 1", "new 2", "new 3")
         await made.heard("t", "new 1", "new 2", "new 3")
         await confirmed(made.connection.publish("nobody", b""))
+
+
+# a node that falls behind
+
+
+@pytest.mark.parametrize("name", ["t", "t.*"])
+async def test_what_a_node_can_not_take_waits_in_the_stream_and_is_fetched_in_order(
+    nats: NatsServer, name: str
+) -> None:
+    async with bench(nats) as made:
+        flow = await made.follow(name)
+        topic = name.replace("*", "a")
+        await made.store(topic, 1)
+        await made.heard(name, 1)
+        made.down.full = True
+        await made.store(topic, *range(2, 40))
+        await eventually(lambda: len(flow.held) == 38)
+        assert made.down.data(name) == [1]
+        made.down.full = False
+        await made.heard(name, *range(1, 40))
+        await made.store(topic, 40)
+        await made.heard(name, *range(1, 41))

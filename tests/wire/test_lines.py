@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.message import ClientInfo
-from broker.wire.lines import declare, key_of
+from broker.wire.lines import declare, key_of, missing_before
 from broker.wire.replies import join_push, publication_head, publication_push
 
 HEAD = publication_head("prices.eu")
@@ -87,3 +87,12 @@ def test_keys_are_equal_where_the_json_is(one: Any, other: Any) -> None:
 def test_a_key_is_compared_by_its_value_and_not_by_its_spelling() -> None:
     lines = [publication_push(HEAD, data, None, None) for data in (b'{"k":"A"}', b'{ "k" : "\\u0041" }')]
     assert key_of(lines[0], ("k",)) == key_of(lines[1], ("k",))
+
+
+def test_declarations_add_up_and_can_be_read() -> None:
+    line = line_of({"broker.dropped": "data says nothing"})
+    assert missing_before(line) == 0
+    assert missing_before(line_of(1, tags={"not.broker.dropped": "3"})) == 0
+    once = declare(line, 3)
+    assert missing_before(once) == 3
+    assert missing_before(declare(once, 4)) == 7
