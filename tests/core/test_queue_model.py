@@ -202,21 +202,22 @@ class QueueModel(RuleBasedStateMachine):
     def control_bytes(self) -> int:
         return sum(len(frame) + ENTRY for _, frame in self.control)
 
-    @rule()
-    def reply(self) -> None:
-        self.count += 1
-        frame = framed(b"reply%d" % self.count)
-        fits = self.queue.push_control(frame, self.now)
-        own = self.queue._control_bytes  # notices of topics that catch up are with them
-        if fits:
+    @rule(count=st.integers(1, 5))
+    def reply(self, count: int) -> None:
+        for _ in range(count):
+            self.count += 1
+            frame = framed(b"reply%d" % self.count)
+            fits = self.queue.push_control(frame, self.now)
+            own = self.queue._control_bytes  # notices of topics that catch up are with them
+            if not fits:
+                assert own + len(frame) + ENTRY > LIMIT_BYTES
+                self.connect()
+                return
             assert own <= LIMIT_BYTES
             self.control.append((self.now, frame))
-        else:
-            assert own + len(frame) + ENTRY > LIMIT_BYTES
-            self.connect()
 
     @precondition(lambda self: bool(self.queue))
-    @rule(at_most=st.integers(1, 600))
+    @rule(at_most=st.integers(1, 60) | st.integers(1, 600))
     def take(self, at_most: int) -> None:
         before = self.queue.size_bytes
         taken = self.queue.take(at_most)

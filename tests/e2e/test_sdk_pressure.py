@@ -112,7 +112,7 @@ async def test_closed_for_being_slow_it_comes_back_and_recovers(node: BrokerNode
     source, topic = Source(node), "durable.sdk"
     async with start(node.websocket_url) as client:
         await client.subscribe(topic)
-        await stopped_for_a_while(client, source, topic, flood=3 * QUEUED)
+        await stopped_for_a_while(client, source, topic, flood=FLOOD)
         await client.at_least(2, "subscribed")
         await source.publish(topic)
         await has_the_last(client, source, topic)
