@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,20 +29,26 @@ from broker.auth.keys import BadKeyError, load_keys
 from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
+from broker.core.bucket import TokenBucket
+from broker.core.pace import Rates
 from broker.core.policy import PolicyTable
 from broker.core.queue import QueueRules
 from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
+from broker.edge.drain import Drain
 from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.edge.pressure import Pressure
 from broker.fan_out import LINES
 from broker.metrics import Metrics
 from broker.node import Node, NodeOptions
+from broker.operating.connections import ConnectionsHere
+from broker.operating.draining import DrainHere
+from broker.operating.slow import SlowHere, SlowSource
 from broker.relay.options import NatsOptions
-from broker.settings import Settings, make_policies
+from broker.settings import Limits, Settings, make_policies
 from broker.settings.mistakes import Finding
 from broker.settings.shape import Path
 
@@ -61,6 +67,7 @@ class App:
 
     node: Node
     edge: Edge
+    drain: Drain
     public: Starlette
     internal: Starlette | None
     """API, health and metrics, where they have a port of their own."""
@@ -77,11 +84,15 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     node = _make_node(settings, nats_url, name)
     edge = _make_edge(settings, node)
     node.observers.append(edge.pressure.observe)
+    drain = _make_drain(settings, node, edge)
+    ConnectionsHere(node)
+    DrainHere(node, drain)
+    SlowHere(node, SlowSource(edge.pressure.slow_connections, edge.pressure.slow_topics))
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
-        return App(node, edge, _application([*internal, *public], edge), None)
-    return App(node, edge, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
+        return App(node, edge, drain, _application([*internal, *public], edge), None)
+    return App(node, edge, drain, _application(public, edge), _application([*internal, Route("/", root(node))], edge))
 
 
 def check(settings: Settings) -> list[Finding]:
@@ -139,6 +150,10 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             pong_timeout_seconds=ping.pong_timeout_seconds,
             presence_members=limits.presence_members,
             pending_bytes=limits.pending_bytes,
+            rates=_rates(limits),
+            publishes_in_flight=limits.publishes_in_flight,
+            max_connection_age_seconds=settings.drain.max_connection_age_seconds,
+            closes_per_second=settings.drain.rate_per_second,
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -166,6 +181,11 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
         ),
         metrics=Metrics(),
     )
+
+
+def _rates(limits: Limits) -> Rates | None:
+    rates = Rates(limits.command_rate, limits.publish_rate)
+    return None if rates == Rates() else rates
 
 
 def _path(value: object | None) -> str | None:
@@ -198,16 +218,30 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
     )
 
 
+def _make_drain(settings: Settings, node: Node, edge: Edge) -> Drain:
+    return Drain(
+        edge,
+        delay_seconds=settings.drain.delay_seconds,
+        rate_per_second=settings.drain.rate_per_second,
+        timeout_seconds=settings.drain.timeout_seconds,
+        changed=lambda draining: node.drains(draining=draining),
+    )
+
+
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:
     """The API, health and metrics."""
+    keys = _api_keys(settings)
     api = Api(
-        Backend(node, node.operations),
-        ApiKeys(_api_keys(settings)),
+        Backend(node, node.operations, _publish_limits(keys, node.clock())),
+        ApiKeys(keys),
         body_bytes=settings.limits.http_body_bytes,
         count=_counting(node.metrics.http_requests),
     )
     return [
-        *(Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST"]) for name in METHODS),  # publish is the first
+        *(  # publish is the first
+            Route(f"/api/{name}", ApiEndpoint(api, name), methods=["POST", "GET"] if method.reads else ["POST"])
+            for name, method in METHODS.items()
+        ),
         Route("/api", ApiEndpoint(api), methods=["POST"]),
         Route("/openapi.json", _json(openapi.document())),
         Route("/health/live", health(node, "live", lambda: ())),
@@ -231,13 +265,26 @@ def _api_keys(settings: Settings) -> Sequence[tuple[str, ApiKey]]:
     entries = [
         (
             entry.key.get_secret_value(),
-            ApiKey(entry.name, frozenset(entry.methods), tuple(parse_pattern(text) for text in entry.topics)),
+            ApiKey(
+                entry.name,
+                frozenset(entry.methods),
+                tuple(parse_pattern(text) for text in entry.topics),
+                entry.publish_rate,
+            ),
         )
         for entry in settings.api.keys
     ]
     if settings.api.key is not None:
         entries.insert(0, (settings.api.key.get_secret_value(), ApiKey("api.key")))
     return entries
+
+
+def _publish_limits(keys: Sequence[tuple[str, ApiKey]], now: float) -> Mapping[str, TokenBucket]:
+    return {
+        key.name: TokenBucket(key.publish_rate, key.publish_rate, now)
+        for _, key in keys
+        if key.publish_rate is not None
+    }
 
 
 def _json(content: object) -> Answer:

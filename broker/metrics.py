@@ -59,6 +59,12 @@ class Metrics:
             ("policy", "source", "result"),
             registry=registry,
         )
+        self.publishes_in_flight = Gauge(
+            "broker_publishes_in_flight",
+            "Publications that wait for NATS.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.delivered = Counter(
             "broker_delivered", "Publications written to subscribers' sockets.", ("policy",), registry=registry
         )

@@ -1,7 +1,7 @@
 """One node: joins the relay and the hub, and knows its clients.
 
-A message's way through a node: `publish` hands it to the relay; what the relay brings back goes through `_arrived` to
-the hub, which writes it to the subscribers. A publication for this node's own subscribers takes the same way as any
+A message's way through a node: the publisher hands it to the relay; what the relay brings back goes through `_arrived`
+to the hub, which writes it to the subscribers. A publication for this node's own subscribers takes the same way as any
 other, so that the order is the same for everybody.
 """
 
@@ -12,14 +12,16 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.auth.tokens import TokenVerifier
+from broker.core.aging import Aging
 from broker.core.hub import Subscriber, Topic
-from broker.core.message import ClientInfo
+from broker.core.offenders import Offenders
+from broker.core.pace import Rates
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
@@ -30,15 +32,14 @@ from broker.metrics import Metrics
 from broker.operations import Operations
 from broker.presence import PresenceReader
 from broker.publications import make_push, publication_problem
+from broker.publisher import Publisher
 from broker.relay.connection import Confirmation, NatsConnection
 from broker.relay.control import ControlBus, Peer
-from broker.relay.errors import RelayError, RelayLostError, RelayRefusedError, RelayTooLargeError
+from broker.relay.errors import RelayRefusedError
 from broker.relay.flow import Flow
-from broker.relay.headers import publication_headers, read_block
-from broker.relay.jetstream import Ack
+from broker.relay.headers import read_block
 from broker.relay.live import LiveRelay
 from broker.relay.options import NatsOptions
-from broker.relay.stored import UNKEPT
 from broker.relay.subjects import Subjects
 from broker.wire import replies
 from broker.wire.codes import CommandError, ErrorCode, UnsubscribeCode
@@ -53,9 +54,6 @@ ENDED_AT_ONCE = 128
 TICK_SECONDS = 0.1
 _KNOWN_TOPICS = 65_536
 _ENDED = UnsubscribeCode.INSUFFICIENT_STATE
-
-Published = asyncio.Future[Any]
-"""A publication on its way: done when NATS has it. Of a durable topic's, the result is an `Ack`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,12 @@ class NodeOptions:
     pong_timeout_seconds: float
     presence_members: int
     pending_bytes: int
+    rates: Rates | None
+    """What each client is held to; None for nothing."""
+    publishes_in_flight: int
+    max_connection_age_seconds: float | None
+    closes_per_second: float
+    """Of those that have reached that age."""
 
     @property
     def ping_seconds(self) -> int:
@@ -120,6 +124,8 @@ class Node:
         self.draining = False
         self.observers: list[Callable[[], None]] = []
         """Bring gauges up to date that aren't the node's own."""
+        age_seconds = options.max_connection_age_seconds
+        self.aging = None if age_seconds is None else Aging(age_seconds, options.closes_per_second, self.started_at)
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
@@ -140,13 +146,21 @@ class Node:
             congested=lambda: self._fan_out.congested,
             end=self._end_subscriptions,
         )
+        self.publisher = Publisher(
+            self._live,
+            self.durability,
+            metrics,
+            policies=policies,
+            most_in_flight=options.publishes_in_flight,
+            clock=self.clock,
+        )
+        self.offenders = Offenders()
+        """Who went on too fast, and was sent away for it."""
         self._ending: deque[tuple[Client, str]] = deque()
         self.membership = Membership(self.connection, subjects, self.uid, self._fan_out.tell)
         self.control.on_gone, self.control.on_back = self.membership.gone, self.membership.back
         self.operations = Operations(self)
         self.presence = PresenceReader(self.operations, options.presence_members)
-        self._counting: Confirmation | None = None
-        self._counts: dict[tuple[str, str], int] = {}
         self._was_connected = False
         self._tick_due = 0.0
         self._ticks = 0
@@ -191,6 +205,11 @@ class Node:
             self.observe()
         self.wheel.advance(now)
 
+    def drains(self, *, draining: bool) -> None:
+        """It lets its clients go, and takes no new ones; or does so no more."""
+        self.draining = draining
+        self.observe()
+
     def observe(self) -> None:
         """Bring the gauges up to date."""
         metrics = self.metrics
@@ -203,6 +222,7 @@ class Node:
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.members.set(self.membership.members.total)
         metrics.relay_connected.set(self.connection.connected)
+        metrics.publishes_in_flight.set(self.publisher.in_flight)
         metrics.draining.set(self.draining)
 
     def _relay_changed(self, connected: bool) -> None:  # noqa: FBT001 - a callback's one argument
@@ -249,6 +269,10 @@ class Node:
         of_user.discard(client)
         if not of_user:
             del self.users[client.session.user]
+
+    def client_of(self, outlet: Subscriber) -> Client | None:
+        """Whose connection this is; None where it is gone, or has not sent its connect command yet."""
+        return self._by_outlet.get(outlet)
 
     def personal_topic(self, user: str) -> str | None:
         """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""
@@ -322,99 +346,6 @@ class Node:
         waiting.add_done_callback(done)
 
     # messages
-
-    def publish(
-        self,
-        policy: TopicPolicy,
-        topic: str,
-        data: bytes,
-        *,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        key: str = "",
-        keep: bool = True,
-        source: str,
-        field: str = "data",
-    ) -> CommandError | Published:
-        """Hand a publication to NATS.
-
-        Args:
-            policy: the topic's.
-            topic: a name that `locate` found sound.
-            data: JSON on one line.
-            info: the client that publishes.
-            tags: for the subscribers.
-            keep: False for a publication that has no place in a durable topic's history.
-            key: makes a repeat with the same key the same publication, where the topic is durable.
-            source: `http` or `websocket`, for the metrics.
-            field: what the data is called in errors.
-
-        Returns:
-            What is done when NATS has it, and for a durable topic when it is stored, with its place there;
-            `publish_error` says what went wrong otherwise. Or why it was refused.
-        """
-        if len(data) > policy.message_bytes:
-            self.metrics.published.labels(policy.name, source, "too_large").inc()
-            detail = f"{field}: {len(data)} bytes, at most {policy.message_bytes} are allowed"
-            return CommandError(ErrorCode.LIMIT_EXCEEDED, detail)
-        headers = publication_headers(info, tags) if info or tags else None
-        try:
-            if policy.durable and keep:
-                acked = self.durability.publish(policy, topic, data, headers, key)
-                acked.add_done_callback(partial(self._count_stored, policy.name, source))
-                return acked
-            if policy.durable:
-                headers = {**(headers or {}), UNKEPT: "1"}
-            accepted = self._live.publish(policy.name, topic, data, headers)
-        except RelayTooLargeError as error:
-            self.metrics.published.labels(policy.name, source, "too_large").inc()
-            return CommandError(ErrorCode.LIMIT_EXCEEDED, f"{field}: {error}")
-        except RelayError as error:
-            self.metrics.published.labels(policy.name, source, "unavailable").inc()
-            return CommandError(ErrorCode.INTERNAL, f"{error}; nothing was published, try again")
-
-        self._count_accepted(accepted, policy.name, source)
-        return accepted
-
-    def _count_accepted(self, accepted: Confirmation, policy: str, source: str) -> None:
-        """Count a publication when it is known how it ended. All of one confirmation are counted together."""
-        if accepted is not self._counting:
-            self._counting = accepted
-            counts = self._counts = {}
-            accepted.add_done_callback(partial(self._count_published, counts))
-        key = (policy, source)
-        self._counts[key] = self._counts.get(key, 0) + 1
-
-    def _count_published(self, counts: Mapping[tuple[str, str], int], outcome: Confirmation) -> None:
-        problem = outcome.exception()
-        result = "ok" if problem is None else "refused" if isinstance(problem, RelayRefusedError) else "unknown"
-        for (policy, source), count in counts.items():
-            self.metrics.count_published(policy, source, result, count)
-
-    def _count_stored(self, policy: str, source: str, outcome: asyncio.Future[Ack]) -> None:
-        problem = outcome.exception()
-        result = "ok" if problem is None else "unknown" if isinstance(problem, RelayLostError) else "refused"
-        if problem is None and outcome.result().duplicate:
-            result = "duplicate"
-        self.metrics.count_published(policy, source, result, 1)
-
-    @staticmethod
-    def publish_error(policy: TopicPolicy, problem: BaseException, *, keyed: bool = False) -> CommandError:
-        """What to say of a finished publish that has failed, to somebody who has (or has not) given a key with it."""
-        if not isinstance(problem, RelayLostError):
-            return CommandError(ErrorCode.INTERNAL, f"{problem}; try again")
-        if policy.durable:
-            advice = (
-                "to repeat it with the same idempotency_key is safe"
-                if keyed
-                else "to repeat it may store it twice; with an idempotency_key that would be safe"
-            )
-            text = f"{problem}: the outcome is unknown, the message may have been stored or not; {advice}"
-            return CommandError(ErrorCode.INTERNAL, text)
-        return CommandError(
-            ErrorCode.INTERNAL,
-            "the connection to NATS was lost before it confirmed; it may have been published or not",
-        )
 
     def _arrived(self, name: str, subject: bytes, data: bytes, block: bytes | None) -> None:
         """A message of a topic, or of one that a wildcard matches, from NATS."""

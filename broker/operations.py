@@ -117,19 +117,9 @@ class Done(msgspec.Struct):
     pass
 
 
-Operation = Subscribe | Unsubscribe | Disconnect | Refresh | Channels | Info | Presence | PresenceStats
-
-_OPERATIONS: dict[str, type[Operation]] = {
-    "subscribe": Subscribe,
-    "unsubscribe": Unsubscribe,
-    "disconnect": Disconnect,
-    "refresh": Refresh,
-    "channels": Channels,
-    "info": Info,
-    "presence": Presence,
-    "presence_stats": PresenceStats,
-}
-_NAMES = {kind: name for name, kind in _OPERATIONS.items()}
+Operation = msgspec.Struct
+"""One of the structs that somebody has offered to do."""
+Does = Callable[[Any], Awaitable[msgspec.Struct]]
 _encode = msgspec.json.encode
 
 
@@ -138,21 +128,29 @@ class Operations:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._do: dict[type[Any], Callable[[Any], Awaitable[msgspec.Struct]]] = {
-            Subscribe: self._subscribe,
-            Unsubscribe: self._unsubscribe,
-            Disconnect: self._disconnect,
-            Refresh: self._refresh,
-            Channels: self._channels,
-            Info: self._info,
-            Presence: self._presence,
-            PresenceStats: self._presence_stats,
-        }
+        self._do: dict[type[Operation], Does] = {}
+        self._names: dict[type[Operation], str] = {}
+        self._kinds: dict[str, type[Operation]] = {}
+        self.offer("subscribe", Subscribe, self._subscribe)
+        self.offer("unsubscribe", Unsubscribe, self._unsubscribe)
+        self.offer("disconnect", Disconnect, self._disconnect)
+        self.offer("refresh", Refresh, self._refresh)
+        self.offer("channels", Channels, self._channels)
+        self.offer("info", Info, self._info)
+        self.offer("presence", Presence, self._presence)
+        self.offer("presence_stats", PresenceStats, self._presence_stats)
         node.control.handle = self.handle
+
+    def offer(self, name: str, kind: type[Operation], do: Does) -> None:
+        """Do operations of this kind, which other nodes ask for by this name, from now on."""
+        self._do[kind], self._names[kind], self._kinds[name] = do, name, kind
 
     async def handle(self, name: str, arguments: bytes) -> bytes:
         """What another node asks: an operation's name and its arguments in JSON; the answer in JSON."""
-        operation = msgspec.json.decode(arguments, type=_OPERATIONS[name])
+        return await self.here(msgspec.json.decode(arguments, type=self._kinds[name]))
+
+    async def here(self, operation: Operation) -> bytes:
+        """Do it on this node alone; the answer in JSON."""
         return _encode(await self._do[type(operation)](operation))
 
     async def everywhere(self, operation: Operation) -> tuple[list[bytes], list[Peer]]:
@@ -169,7 +167,7 @@ class Operations:
             raise RelayUnavailableError("not connected to NATS")
         mine, gathered = await asyncio.gather(
             self._do[type(operation)](operation),
-            self._node.control.ask(_NAMES[type(operation)], _encode(operation)),
+            self._node.control.ask(self._names[type(operation)], _encode(operation)),
         )
         return [_encode(mine), *gathered.answers], gathered.unanswered
 

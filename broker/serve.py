@@ -19,7 +19,6 @@ from starlette.applications import Starlette
 
 from broker.app import App, create_app, default_name
 from broker.edge.client_socket import ClientSocket
-from broker.edge.drain import drain
 from broker.edge.http import EdgeHttpProtocol
 from broker.log import set_up
 from broker.relay.embedded import EmbeddedNats
@@ -118,11 +117,10 @@ async def serve(
             internal = _listen(settings.http.host, internal_port, worker, "http.internal_port")
             stack.callback(internal.close)
             servers.append((_server(settings, app.internal, public=False), internal))
-        return await _run(settings, app, servers, embedded, lambda: on_ready(port) if on_ready else None)
+        return await _run(app, servers, embedded, lambda: on_ready(port) if on_ready else None)
 
 
 async def _run(
-    settings: Settings,
     app: App,
     servers: list[tuple[_Server, socket.socket]],
     embedded: EmbeddedNats | None,
@@ -149,15 +147,10 @@ async def _run(
         if settling.done():
             logger.critical("%s", settling.exception())
         failed = not stop.is_set() or relaying.done() or (embedded is not None and watching[2].done())
-        app.node.draining = True
-        app.node.observe()
-        if not failed:
-            await drain(
-                app.edge,
-                delay_seconds=settings.drain.delay_seconds,
-                rate_per_second=settings.drain.rate_per_second,
-                timeout_seconds=settings.drain.timeout_seconds,
-            )
+        if failed:
+            app.node.drains(draining=True)
+        else:
+            await app.drain.finish()
             failed = relaying.done()
         for server, _ in servers:
             server.should_exit = True

@@ -77,12 +77,12 @@ def test_a_flag_that_is_none_was_not_given() -> None:
 
 
 def test_flags_are_left_as_they_were() -> None:
-    flags = {"topics": [{"name": "a", "match": ["["], "publish_rate": 5}]}
+    flags = {"topics": [{"name": "a", "match": ["["], "publish_rate": 0}]}
 
     with pytest.raises(SettingsError):
         load(None, {}, flags)
 
-    assert flags == {"topics": [{"name": "a", "match": ["["], "publish_rate": 5}]}
+    assert flags == {"topics": [{"name": "a", "match": ["["], "publish_rate": 0}]}
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("False", False), ("0", False)])

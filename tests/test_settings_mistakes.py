@@ -52,7 +52,7 @@ def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("BROKER_AUTH__ANONYMOUS", "yes", "'yes' is neither true nor false"),
         ("BROKER_LOG__LEVEL", "loud", "'loud' is none of debug, info, warning, error"),
-        ("BROKER_LIMITS__COMMAND_RATE", "3", "is not supported by this version yet; leave it out"),
+        ("BROKER_TELEMETRY__SAMPLE_RATIO", "0.5", "is not supported by this version yet; leave it out"),
         (
             "BROKER_AUTH__LEEWAY_SECONDS",
             "nan",
@@ -218,19 +218,19 @@ def test_all_mistakes_are_named_even_those_that_others_hide(in_directory: Path) 
         "api": {"keys": [{"key": "k", "name": "a"}, {"key": "k", "name": "a"}, {"name": "a"}]},
         "topics": [
             {"name": "x", "match": [], "publish": "all"},
-            {"name": "x", "match": ["b"], "message_bytes": 65_537, "publish_rate": 5},
+            {"name": "x", "match": ["b"], "message_bytes": 65_537, "publish_rate": 0},
         ],
     }
     Path("broker.json").write_text(json.dumps(tree))
 
     assert mistakes(Path("broker.json"), {"BROKER_HTTP__HOST": "a/b"}, log={"level": 3}) == [
         "broker.json: log: a list is not a table; give names and values",
-        "broker.json: topics[1].publish_rate: is not supported by this version yet; leave it out",
         "BROKER_HTTP__HOST: 'a/b' is not a host; give a name or an address, like 0.0.0.0 or ::1",
         "broker.json: http.port: -1 is not a port; give a number from 0 to 65535",
         "broker.json: api.keys[2].key: is missing and has no default; give it",
         "broker.json: topics[0].match: a list without entries; give at least one",
         "broker.json: topics[0].publish: 'all' is none of nobody, granted, authenticated, anyone",
+        "broker.json: topics[1].publish_rate: 0 is not a number per second; give a number above 0, at most 1000000000",
         "flag log.level: 3 is none of debug, info, warning, error",
         "broker.json: api.keys[1].name: 'a' already names another key; give each its own",
         "broker.json: api.keys[2].name: 'a' already names another key; give each its own",

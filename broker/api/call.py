@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from broker.auth.api_keys import ApiKey
+from broker.core.bucket import TokenBucket
 from broker.core.policy import TopicPolicy
 from broker.node import Node
 from broker.operations import Operation, Operations
@@ -20,6 +21,8 @@ EMPTY = b"{}"
 Outcome = bytes | CommandError
 """A result's JSON, or an error."""
 
+_TOO_MANY = ErrorCode.TOO_MANY_REQUESTS
+
 encode = msgspec.json.encode
 
 
@@ -29,6 +32,8 @@ class Backend:
 
     node: Node
     operations: Operations
+    publish_limits: Mapping[str, TokenBucket] = field(default_factory=dict)
+    """Of the keys that have one, by their names."""
 
 
 @dataclass(slots=True)
@@ -39,6 +44,10 @@ class Call:
     key: ApiKey
     idempotency_key: str = ""
     """From the request's header of that name."""
+
+    @property
+    def publish_limit(self) -> TokenBucket | None:
+        return None if self.key.publish_rate is None else self.backend.publish_limits[self.key.name]
 
 
 def bad(detail: str) -> CommandError:
@@ -77,6 +86,16 @@ def unreachable(error: RelayError) -> CommandError:
 def named(peers: Sequence[Peer]) -> dict[str, Any]:
     """Who has not answered, where that is somebody: the result is true for all nodes but these."""
     return {"unanswered": [{"uid": peer.uid, "name": peer.name} for peer in peers]} if peers else {}
+
+
+def all_too_many(outcomes: Sequence[Outcome]) -> CommandError | None:
+    """What to answer all of several publications with when each of them was refused by a rate; else None."""
+    waits = [one.retry_after for one in outcomes if isinstance(one, CommandError) and one.code is _TOO_MANY]
+    if not waits or len(waits) < len(outcomes):
+        return None
+    last = outcomes[-1]
+    assert isinstance(last, CommandError)  # noqa: S101 - all of them are
+    return CommandError(_TOO_MANY, f"all {len(waits)} are refused; {last.detail}", max(waits))
 
 
 def error_body(error: CommandError) -> bytes:

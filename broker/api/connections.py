@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.api import requests
 from broker.api.call import Call, Outcome, bad, check_subscription, everywhere
 from broker.operations import Disconnect, Refresh, Subscribe, Unsubscribe
-from broker.wire.codes import REASON_BYTES, CloseCode, CommandError, ErrorCode
+from broker.wire.codes import REASON_BYTES, Close, CloseCode, CommandError, ErrorCode
 
 _MAX_TIME = 2**53
 """Unix seconds beyond this are no number that JSON carries exactly."""
@@ -49,22 +49,32 @@ async def disconnect(call: Call, request: requests.Disconnect) -> Outcome:
     if refused is not None:
         return refused
     nested = request.disconnect or requests.DisconnectWith()
-    code = nested.code or request.code or CloseCode.FORCE_DISCONNECT
-    reason = nested.reason or request.reason or _usual_reason(code)
-    if not 3000 <= code <= 4999:
-        return bad("disconnect.code: must be from 3000 to 4999")
-    if len(reason.encode(errors="replace")) > REASON_BYTES:
-        return bad(f"disconnect.reason: at most {REASON_BYTES} bytes are allowed")
+    end = close_with(nested.code or request.code, nested.reason or request.reason, "disconnect.")
+    if isinstance(end, CommandError):
+        return end
     return await everywhere(
         call,
         Disconnect(
             user=request.user,
             client=request.client or "",
-            code=code,
-            reason=reason,
+            code=end.code,
+            reason=end.reason,
             whitelist=request.whitelist or [],
         ),
     )
+
+
+def close_with(code: int | None, reason: str | None, field: str = "") -> Close | CommandError:
+    """The close that a caller asks for; without a code 3503, and without a reason the code's usual one. `field` is what
+    the names begin with in errors.
+    """
+    code = code or CloseCode.FORCE_DISCONNECT
+    reason = reason or _usual_reason(code)
+    if not 3000 <= code <= 4999:
+        return bad(f"{field}code: must be from 3000 to 4999")
+    if len(reason.encode(errors="replace")) > REASON_BYTES:
+        return bad(f"{field}reason: at most {REASON_BYTES} bytes are allowed")
+    return Close(code, reason)
 
 
 def _usual_reason(code: int) -> str:

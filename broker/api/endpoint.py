@@ -1,16 +1,22 @@
-"""`POST /api/<method>` and `POST /api`: a bare ASGI endpoint, for a request/response function costs twice as much."""
+"""`POST /api/<method>` and `POST /api`, and GET where a method takes it.
+
+A bare ASGI endpoint, for a request/response function costs twice as much.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import ceil
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from broker.api.call import Backend, Call, error_body, error_json
+from broker.api.call import Backend, Call, encode, error_body, error_json
 from broker.api.methods import METHODS, decode
 from broker.api.problems import MEDIA_TYPE, problem_body
 from broker.auth.api_keys import ApiKeys
@@ -18,22 +24,25 @@ from broker.wire.codes import CommandError, ErrorCode
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = b"1"
+_NUMBER = re.compile("-?[0-9]{1,15}")
 _JSON = (b"content-type", b"application/json")
 _JSON_ONLY = (_JSON,)
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 
 _STATUS: Mapping[ErrorCode, int] = {
-    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
     ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     ErrorCode.UNKNOWN_TOPIC: HTTPStatus.NOT_FOUND,
     ErrorCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     ErrorCode.METHOD_NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.LIMIT_EXCEEDED: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    ErrorCode.TOO_MANY_REQUESTS: HTTPStatus.TOO_MANY_REQUESTS,
     ErrorCode.UNRECOVERABLE_POSITION: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
 }
 """Statuses of errors where the caller asked for statuses; 400 for all others."""
+_TRY_AGAIN: Mapping[ErrorCode, int] = {
+    ErrorCode.INTERNAL: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.TOO_MANY_REQUESTS: HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""Statuses of errors that have one in any case, with Retry-After (RFC 9110, section 10.2.3; RFC 6585, section 4)."""
 
 
 Header = tuple[bytes, bytes]
@@ -108,7 +117,7 @@ class ApiEndpoint:
         key = self._keys.identify(scope["headers"])
         if key is None:
             return _NO_KEY
-        body = await self._read(receive, scope["headers"])
+        body = await self._read(receive, scope)
         if not isinstance(body, bytes):
             return body
         if not name:
@@ -137,15 +146,17 @@ class ApiEndpoint:
         self._backend.node.metrics.errors.labels("http", str(int(error.code))).inc()
         return _error(name, error, scope)
 
-    async def _read(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]]) -> bytes | _Problem | None:
+    async def _read(self, receive: Receive, scope: Scope) -> bytes | _Problem | None:
         """The body; or what is wrong with it; or None when the caller has gone. Its time is bounded by the edge."""
+        if scope["method"] != "POST":
+            return _body_of(scope["query_string"])
         message = await receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             if message["type"] == "http.disconnect":
                 return None
             return body if len(body) <= self._body_bytes else self._too_large
-        for name, value in headers:
+        for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._body_bytes:
                 return self._too_large
         parts = [body]
@@ -164,10 +175,17 @@ class ApiEndpoint:
 def _error(name: str, error: CommandError, scope: Scope) -> _Answer:
     as_status = _wants_status(scope)
     body = error_body(error) if as_status else error_json(error)
-    if error.code is ErrorCode.INTERNAL:
+    status = _TRY_AGAIN.get(error.code)
+    if status is not None:
         # what can't be had now is said with a status in any case: balancers and retrying clients look at that
-        return name, 503, body, (_JSON, (b"retry-after", RETRY_AFTER))
+        return name, status, body, (_JSON, (b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
     return name, int(_STATUS.get(error.code, 400)) if as_status else 200, body, _JSON_ONLY
+
+
+def _body_of(query: bytes) -> bytes:
+    """A GET's query as the body that a POST would have; what looks like a number is one."""
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return encode({name: int(text) if _NUMBER.fullmatch(text) else text for name, text in given})
 
 
 def _idempotency_key(headers: Iterable[tuple[bytes, bytes]]) -> str:

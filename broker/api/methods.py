@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 
-from broker.api import connections, publishing, requests, topics
-from broker.api.call import EMPTY, Call, Outcome, bad, error_json
+from broker.api import connections, operating, publishing, requests, topics
+from broker.api.call import EMPTY, Call, Outcome, all_too_many, bad, error_json
 from broker.wire.codes import CommandError, ErrorCode
 from broker.wire.commands import describe
 
 _BATCH_AT_ONCE = 100
 """Commands of a parallel batch that run at the same time."""
+
+_Named = tuple[str, Outcome]
+"""A command's method, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +28,37 @@ class Method:
     request: type[msgspec.Struct]
     run: Callable[[Call, Any], Awaitable[Outcome]]
     decode: Callable[[bytes], Any]
+    reads: bool = False
+    """It changes nothing, and can be called with GET and its request in the query, too."""
 
 
 async def batch(call: Call, request: requests.Batch) -> Outcome:
     if not request.commands:
         return EMPTY
-    replies: list[bytes] = []
+    outcomes: list[_Named] = []
     at_once = _BATCH_AT_ONCE if request.parallel else 1
     for begin in range(0, len(request.commands), at_once):
         some = request.commands[begin : begin + at_once]
-        replies += await asyncio.gather(*(_one_of_batch(call, bytes(command)) for command in some))
+        outcomes += await asyncio.gather(*(_one_of_batch(call, bytes(command)) for command in some))
+    refused = all_too_many([outcome for _, outcome in outcomes])
+    if refused is not None:
+        return refused
+    replies = (
+        error_json(outcome) if isinstance(outcome, CommandError) else b'{"%b":%b}' % (name.encode(), outcome)
+        for name, outcome in outcomes
+    )
     return b'{"replies":[%b]}' % b",".join(replies)
 
 
-async def _one_of_batch(call: Call, command: bytes) -> bytes:
+async def _one_of_batch(call: Call, command: bytes) -> _Named:
     try:
         named = _decode_command(command)
     except (msgspec.DecodeError, RecursionError):
-        return error_json(bad("a command must be an object with its method as the only name"))
+        return "", bad("a command must be an object with its method as the only name")
     if len(named) != 1:
-        return error_json(bad("a command must have its method as the only name"))
+        return "", bad("a command must have its method as the only name")
     ((name, body),) = named.items()
-    outcome = await run(call, name, bytes(body))
-    if isinstance(outcome, CommandError):
-        return error_json(outcome)
-    return b'{"%b":%b}' % (name.encode(), outcome)
+    return name, await run(call, name, bytes(body))
 
 
 async def run(call: Call, name: str, body: bytes) -> Outcome:
@@ -77,8 +86,10 @@ def decode(method: Method, body: bytes) -> Any:
         return bad("malformed JSON") if body.strip() else method.request()
 
 
-def _method(request: type[msgspec.Struct], run: Callable[[Call, Any], Awaitable[Outcome]]) -> Method:
-    return Method(request, run, msgspec.json.Decoder(request).decode)
+def _method(
+    request: type[msgspec.Struct], run: Callable[[Call, Any], Awaitable[Outcome]], *, reads: bool = False
+) -> Method:
+    return Method(request, run, msgspec.json.Decoder(request).decode, reads)
 
 
 _decode_command = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -96,5 +107,10 @@ METHODS: dict[str, Method] = {
     "history_remove": _method(requests.HistoryRemove, topics.history_remove),
     "channels": _method(requests.Channels, topics.channels),
     "info": _method(requests.Info, topics.info),
+    "connections": _method(requests.Connections, operating.connections),
+    "kick": _method(requests.Kick, operating.kick),
+    "throttle": _method(requests.Throttle, operating.throttle),
+    "slow": _method(requests.Slow, operating.slow, reads=True),
+    "drain": _method(requests.Drain, operating.drain),
     "batch": _method(requests.Batch, batch),
 }

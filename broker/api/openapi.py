@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}, {"authorization": []}],
         "paths": {
-            **{f"/api/{name}": {"post": _operation(name, requests[name])} for name in METHODS},
+            **{f"/api/{name}": _path(name, requests[name]) for name in METHODS},
             "/api": {"post": _any_operation(requests)},
         },
         "components": {
@@ -40,6 +40,19 @@ def document() -> dict[str, Any]:
                 },
             },
         },
+    }
+
+
+def _path(name: str, reference: dict[str, Any]) -> dict[str, Any]:
+    posted = _operation(name, reference)
+    if not METHODS[name].reads:
+        return {"post": posted}
+    asked = {key: value for key, value in posted.items() if key != "requestBody"}
+    fields = msgspec.json.schema(METHODS[name].request)["$defs"][METHODS[name].request.__name__]["properties"]
+    queries = [{"name": field, "in": "query", "required": False, "schema": schema} for field, schema in fields.items()]
+    return {
+        "post": posted,
+        "get": {**asked, "operationId": f"get_{name}", "parameters": [*posted["parameters"], *queries]},
     }
 
 
@@ -73,6 +86,7 @@ def _responses(answer: str) -> dict[str, Any]:
             "description": "The result; or an error, unless `X-Centrifugo-Error-Mode: transport` asks for statuses.",
             "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}Response"}}},
         },
+        "429": {"$ref": "#/components/responses/TooMany"},
         "503": {"$ref": "#/components/responses/Unavailable"},
         "default": {"$ref": "#/components/responses/Problem"},
     }
@@ -118,14 +132,21 @@ _SCHEMAS: dict[str, Any] = {
     },
 }
 
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+
 _RESPONSES: dict[str, Any] = {
     "Problem": {
         "description": "The request itself is refused: 400, 401, 403, 404, 405, 408 or 413.",
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
     },
+    "TooMany": {
+        "description": "A rate is exceeded; of several publications, by all of them.",
+        "headers": _RETRY_AFTER,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AnswerResponse"}}},
+    },
     "Unavailable": {
-        "description": "NATS can't be reached now.",
-        "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+        "description": "NATS can't be reached now, or too much waits for it.",
+        "headers": _RETRY_AFTER,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AnswerResponse"}}},
     },
 }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import msgspec
 
 from broker.api import requests
-from broker.api.call import EMPTY, Call, Outcome, bad, error_json
+from broker.api.call import EMPTY, Call, Outcome, all_too_many, bad, error_json
 from broker.core.message import OWN_TAGS
 from broker.core.policy import TopicPolicy
-from broker.node import Published
+from broker.publisher import Published, publish_error
 from broker.relay.connection import confirmed
 from broker.relay.errors import RelayError
 from broker.relay.jetstream import Ack
@@ -19,6 +20,8 @@ from broker.wire.payload import one_line
 
 _AT_ONCE = 200
 """Topics of a broadcast that are published in one turn of the event loop."""
+_WINDOW = 1000
+"""The most topics of a broadcast that wait for NATS, or half of all publications that may, if that is less."""
 KEY_CHARACTERS = 256
 """The most an idempotency key may have."""
 
@@ -33,13 +36,17 @@ async def publish(call: Call, request: requests.Publish) -> Outcome:
     return await _settled(call, *started)
 
 
+async def _outcome(call: Call, started: CommandError | _Started) -> Outcome:
+    return started if isinstance(started, CommandError) else await _settled(call, *started)
+
+
 async def _settled(call: Call, policy: TopicPolicy, published: Published, keyed: bool) -> Outcome:  # noqa: FBT001 - of a tuple
     """What became of a publication: where a durable one is stored, or what went wrong."""
     node = call.backend.node
     try:
         ack = await confirmed(published)
     except RelayError as error:
-        return node.publish_error(policy, error, keyed=keyed)
+        return publish_error(policy, error, keyed=keyed)
     if not isinstance(ack, Ack):
         return EMPTY
     offset, epoch = await node.durability.receipt(policy, ack)
@@ -64,7 +71,9 @@ def _publish(call: Call, topic: str, request: requests.Publish | requests.Broadc
         return key
     data = one_line(bytes(request.data))
     keep = not request.skip_history
-    published = node.publish(policy, topic, data, tags=request.tags, key=key, keep=keep, source="http")
+    published = node.publisher.publish(
+        policy, topic, data, tags=request.tags, key=key, keep=keep, source="http", limit=call.publish_limit
+    )
     return published if isinstance(published, CommandError) else (policy, published, bool(key))
 
 
@@ -81,12 +90,23 @@ def _idempotency_key(call: Call, request: requests.Publish | requests.Broadcast)
 async def broadcast(call: Call, request: requests.Broadcast) -> Outcome:
     if not request.channels:
         return bad("channels: must name one topic at least")
-    # all are handed over before the first is waited for, so that they share the way to NATS and back
-    started = []
-    for topic in request.channels:
+    most = call.backend.node.publisher.most_in_flight
+    at_once, window = min(_AT_ONCE, most), min(_WINDOW, max(1, most // 2))
+    outcomes: list[Outcome] = []
+    started: deque[CommandError | _Started] = deque()
+    # many are handed over before the first is waited for, so that they share the way to NATS and back
+    for number, topic in enumerate(request.channels, 1):
         started.append(_publish(call, topic, request))
-        if len(started) % _AT_ONCE == 0:
+        if number % at_once == 0:
             await asyncio.sleep(0)  # a list may name a hundred thousand; others have their turn, too
-    outcomes = [one if isinstance(one, CommandError) else await _settled(call, *one) for one in started]
+        while len(started) >= window:
+            first = started.popleft()
+            outcomes.append(await _outcome(call, first))
+            if not isinstance(first, CommandError) and isinstance(outcomes[-1], CommandError):
+                window = len(request.channels)  # NATS is in trouble: to wait for each in turn would take for ever
+    outcomes += [await _outcome(call, one) for one in started]
+    refused = all_too_many(outcomes)
+    if refused is not None:
+        return refused
     responses = (error_json(one) if isinstance(one, CommandError) else b'{"result":%b}' % one for one in outcomes)
     return b'{"responses":[%b]}' % b",".join(responses)

@@ -131,6 +131,54 @@ class Info(msgspec.Struct):
     """Ask for the nodes of the cluster."""
 
 
+class Connections(msgspec.Struct):
+    """Ask which connections there are: those to which all that is given applies, the oldest first."""
+
+    user: str | None = None
+    topic: str | None = None
+    node: str | None = None
+    address: str | None = None
+    client: str | None = None
+    limit: int | None = None
+
+
+class Kick(msgspec.Struct):
+    """Close the connections to which all that is given applies."""
+
+    user: str | None = None
+    topic: str | None = None
+    node: str | None = None
+    address: str | None = None
+    client: str | None = None
+    code: int | None = None
+    reason: str | None = None
+
+
+class Throttle(msgspec.Struct):
+    """Bound what the connections may do to which all that is given applies; without a rate, as the settings say."""
+
+    user: str | None = None
+    topic: str | None = None
+    node: str | None = None
+    address: str | None = None
+    client: str | None = None
+    command_rate: float | None = None
+    publish_rate: float | None = None
+
+
+class Slow(msgspec.Struct):
+    """Ask for the connections and topics that keep up the least."""
+
+    limit: int | None = None
+
+
+class Drain(msgspec.Struct):
+    """Have a node let its connections go, or take that back. Without a node, the one that is asked."""
+
+    node: str | None = None
+    cancel: bool | None = None
+
+
 class Batch(msgspec.Struct):
     """Several commands in one request, each an object with its method as the only name."""
 

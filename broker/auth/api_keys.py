@@ -25,6 +25,8 @@ class ApiKey:
     """The API methods it may call; empty: all."""
     topics: tuple[Pattern, ...] = ()
     """The topics it may name, and the wildcards that one of these covers; empty: all."""
+    publish_rate: float | None = None
+    """The most publications per second with it, on one node; None for no limit."""
 
     def may(self, method: str) -> bool:
         return not self.methods or method in self.methods

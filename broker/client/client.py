@@ -21,9 +21,11 @@ from broker.client.commands import HANDLERS
 from broker.client.joined import joined
 from broker.client.joining import Joining
 from broker.client.outlet import Outlet
+from broker.client.pacing import refuses
 from broker.client.subscribing import subscribe_by_server
 from broker.core.heartbeat import Beat, Heartbeat
 from broker.core.hub import FRAME_BYTES, Topic
+from broker.core.pace import Pace, Rates
 from broker.core.session import Session, Subscription
 from broker.node import Node
 from broker.wire import replies
@@ -54,6 +56,8 @@ class Client:
         "id",
         "node",
         "outlet",
+        "pace",
+        "rates",
         "session",
     )
 
@@ -63,6 +67,10 @@ class Client:
         self.id = str(uuid.uuid4())
         self.session: Session | None = None
         self.closed = False
+        self.rates = node.options.rates
+        """What it is held to; None for nothing."""
+        self.pace: Pace | None = None
+        """How it keeps to that, as soon as that has to be known."""
         self._connect_by = node.clock() + node.options.connect_seconds
         self._advancing = False
         self._early: list[bytes] | None = None
@@ -89,6 +97,8 @@ class Client:
                 command = decode_command(line)
                 if isinstance(command, Close):
                     self.close(command)
+                elif self.rates is not None and refuses(self, command):
+                    pass
                 elif isinstance(command, Undecodable):
                     self._answer_undecodable(command)
                 elif self._line is not None:
@@ -121,6 +131,7 @@ class Client:
         if heartbeat is None:  # the answer to connect waits for NATS, and the relay bounds that
             return session.ends_at
         beat = heartbeat.due(now, excused=self.outlet.blocked or self._line is not None)
+        moves_at = inf
         if beat is Beat.LATE:
             self.close(close(CloseCode.NO_PONG))
         elif now >= session.ends_at:
@@ -130,7 +141,24 @@ class Client:
                 self.outlet.send(replies.PING)
             for topic in session.ended(now):
                 self.unsubscribed(topic, UnsubscribeCode.EXPIRED, UnsubscribeCode.EXPIRED.text)
-        return min(heartbeat.next(), session.ends_at, session.next_end)
+            moves_at = self._move(now)
+        return min(heartbeat.next(), session.ends_at, session.next_end, moves_at)
+
+    def _move(self, now: float) -> float:
+        """Have the client reconnect, to another node perhaps, where it has been here for long enough; return when to
+        look again.
+        """
+        aging = self.node.aging
+        if aging is None or self.node.draining:  # where it drains, everybody goes anyway
+            return inf
+        due_at = aging.due_at(self.id, self.since)
+        if now < due_at:
+            return due_at
+        again = aging.turn(now)
+        if again:
+            return again
+        self.close(close(CloseCode.FORCE_RECONNECT))
+        return inf
 
     # what command handlers and the API call
 
@@ -162,6 +190,21 @@ class Client:
         else:
             self.outlet.send(line)
 
+    def throttle(self, command_rate: float | None, publish_rate: float | None) -> None:
+        """Hold this connection to other rates from now on, as long as it lasts; both are above 0.
+
+        Args:
+            command_rate: the most commands per second, in place of `limits.command_rate`; None for what that says.
+            publish_rate: the most publications per second, in place of `limits.publish_rate`; None likewise.
+        """
+        usual = self.node.options.rates or Rates()
+        rates = Rates(
+            usual.commands if command_rate is None else command_rate,
+            usual.publications if publish_rate is None else publish_rate,
+        )
+        self.rates = None if rates == Rates() else rates
+        self.pace = None
+
     def close(self, reason: Close) -> None:
         """End the connection; what was answered before goes out first, as far as the connection takes it."""
         if self.closed:
@@ -183,7 +226,8 @@ class Client:
         now = self.node.clock()
         first = now + random.uniform(0, ping_seconds)  # noqa: S311 - spread, not secrecy
         self._heartbeat = Heartbeat(ping_seconds, pong_seconds, first)
-        self.outlet.wake_by(first)
+        aging = self.node.aging
+        self.outlet.wake_by(first if aging is None else min(first, aging.due_at(self.id, self.since)))
 
     def expires_by(self, unix_seconds: float | None) -> float:
         """When what a token grants ends here, on the node's clock: some leeway after the token itself, so that the

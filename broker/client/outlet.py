@@ -17,6 +17,14 @@ class Outlet(Subscriber, Protocol):
     def address(self) -> str:
         """The client's IP address, as far as it is known; empty if it isn't."""
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for it."""
+
+    @property
+    def dropped(self) -> int:
+        """How many publications it was not sent, all told."""
+
     def send(self, payload: bytes) -> None:
         """Send JSON lines: written now, or queued behind what waits already. Never raises."""
 

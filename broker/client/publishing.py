@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker.client.pacing import end_if_exhausted, publish_limit
 from broker.core.hub import Topic
 from broker.core.permissions import Action
-from broker.node import Published
+from broker.publisher import Published, publish_error
 from broker.wire import commands as wire
 from broker.wire.codes import CloseCode, CommandError, ErrorCode, close
 from broker.wire.payload import one_line
@@ -34,17 +35,24 @@ def publish(client: Client, ident: int, request: wire.Publish) -> None:
     if not session.may(Action.PUBLISH, topic, policy.publish, granted=granted):
         client.fail(ident, CommandError(ErrorCode.PERMISSION_DENIED))
         return
-    outcome = client.node.publish(
-        policy, topic, one_line(data), info=session.client_info(topic), source="websocket", field="publish.data"
+    outcome = client.node.publisher.publish(
+        policy,
+        topic,
+        one_line(data),
+        info=session.client_info(topic),
+        source="websocket",
+        field="publish.data",
+        limit=None if client.rates is None else publish_limit(client),
     )
     if isinstance(outcome, CommandError):
         client.fail(ident, outcome)
+        end_if_exhausted(client)
         return
     client.publishing()
 
     def confirmed(future: Published) -> None:
         problem = future.exception()
-        error = None if problem is None else client.node.publish_error(policy, problem)
+        error = None if problem is None else publish_error(policy, problem)
 
         def answer() -> None:
             if error is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.core.hub import Subscriber
+
 
 @dataclass(slots=True)
 class SlowConnection:
@@ -17,7 +19,7 @@ class SlowConnection:
         dropped: publications that were given up for it since it connected.
     """
 
-    outlet: object
+    outlet: Subscriber
     queued_bytes: int
     queued_messages: int
     lag_seconds: float

@@ -138,12 +138,25 @@ class OutboundQueue:
             before = self._measure(lane)
             lane.read(after, lines, self._rules.lines.frame, until, now, live=live)
             self._changed(lane, before, now)
+            if max(self._excess()) > 0 and self._messages > lane.messages:
+                self._shed(lane, lane.size_bytes, lane.messages, now)  # others have filled the room: it is read again
 
     def catching_up(self) -> Iterator[CatchUpLane]:
         """The lanes that have only their place."""
         for lane in self._lanes.values():
             if isinstance(lane, CatchUpLane) and lane.catching_up:
                 yield lane
+
+    def next_to_read(self) -> CatchUpLane | None:
+        """The lane for which something is to be read now: one after the other, so that no more comes than fits."""
+        behind = list(self.catching_up())
+        if any(lane.reading for lane in behind):
+            return None
+        lane = next((lane for lane in behind if lane.hungry), None)
+        if lane is not None:
+            lane.reading = True
+            self._lanes[lane.name] = self._lanes.pop(lane.name)  # the others have their turn before it
+        return lane
 
     def forget(self, topic: str) -> int:
         """Drop what waits of a topic, and what it is owed; how many publications that were."""
@@ -259,14 +272,18 @@ class OutboundQueue:
     def _fit(self, lane: Lane, now: float) -> bool:
         """Make room for what has come; False when there is none."""
         while True:
-            excess_bytes = self.size_bytes - self._control_bytes - self._rules.limit_bytes
-            excess_messages = self._messages - self._rules.limit_messages
+            excess_bytes, excess_messages = self._excess()
             if excess_bytes <= 0 and excess_messages <= 0:
                 return True
             # who brings too much gives way; else whoever can, rather than that all end
             giving = lane if lane.sheds and lane.messages else self._largest()
             if giving is None or not self._shed(giving, max(0, excess_bytes), max(0, excess_messages), now):
                 return False
+
+    def _excess(self) -> tuple[int, int]:
+        """What waits beyond the bounds: bytes and publications; not above 0 where it fits."""
+        size_bytes = self.size_bytes - self._control_bytes
+        return size_bytes - self._rules.limit_bytes, self._messages - self._rules.limit_messages
 
     def _largest(self) -> Lane | None:
         able = [lane for lane in self._turns if lane.sheds and lane.messages]

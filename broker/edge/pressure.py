@@ -91,10 +91,10 @@ class Pressure:
         """
         goal = int(self.limit_bytes * RELIEVED)
         while self.queued_bytes > goal:
-            for writer in sorted(self._behind, key=_queued_bytes, reverse=True):
+            for writer in sorted(self._behind, key=lambda one: one.queued_bytes, reverse=True):
                 if self.queued_bytes <= goal:
                     break
-                writer.relieve(min(self.queued_bytes - goal, (_queued_bytes(writer) + 1) // 2))
+                writer.relieve(min(self.queued_bytes - goal, (writer.queued_bytes + 1) // 2))
         self._relieving = False
 
     # what is told
@@ -161,7 +161,3 @@ class Pressure:
                 topic.slow += lane.waiting or (isinstance(lane, CatchUpLane) and lane.catching_up)
                 topic.lag_seconds = max(topic.lag_seconds, 0.0 if since is None else now - since)
         yield from found.values()
-
-
-def _queued_bytes(writer: Writer) -> int:
-    return 0 if writer.queue is None else writer.queue.size_bytes

@@ -7,10 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from broker.core.frames import BINARY, CLOSE, FAILURE, PING, PONG, TEXT, FrameReader, close_code, close_frame, frame
+from broker.core.frames import (
+    BINARY,
+    CLOSE,
+    FAILURE,
+    PING,
+    PONG,
+    TEXT,
+    Event,
+    FrameReader,
+    close_code,
+    close_frame,
+    frame,
+)
 from broker.core.wheel import ASLEEP_NOWHERE
 from broker.edge.handshake import Accepted, Refusal, Request, open_websocket
 from broker.edge.writer import Writer, nowhere
@@ -20,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """How long the peer may take to answer a close frame before TCP is cut."""
+PINGS_ANSWERED = 32
+"""Of the pings that come in one read; of those behind them, only the last is answered (RFC 6455, section 5.5.3)."""
 ABNORMAL = 1006
 
 
@@ -104,7 +119,8 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         if reader is None:
             return
         try:
-            for opcode, payload in reader.feed(data):
+            events = reader.feed(data)
+            for opcode, payload in events if len(events) <= PINGS_ANSWERED else _without_flood(events):
                 if opcode == CLOSE:
                     self._peer_closes(payload)
                 elif self._closing:
@@ -133,6 +149,7 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         self._reader = None
         self._transport = None
         self._drop_queue("closed")
+        edge.pressure.gone(self)
         edge.wheel.cancel(self)
         edge.sockets.discard(self)
         if not self._closing:
@@ -144,6 +161,11 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         self._update_reading()
 
     # outlet
+
+    @property
+    def closing(self) -> bool:
+        """A close frame has been sent or received, or the socket is gone."""
+        return self._closing
 
     @property
     def address(self) -> str:
@@ -247,3 +269,10 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
             # who does not read does not let TCP end
             self.edge.wheel.schedule(self, self.edge.clock() + CLOSE_SECONDS)
         transport.close()
+
+
+def _without_flood(events: Sequence[Event]) -> Sequence[Event]:
+    """What is to be acted on of one read, which may be pings by the thousands."""
+    pings = [at for at, (opcode, _) in enumerate(events) if opcode == PING]
+    passed_over = frozenset(pings[PINGS_ANSWERED:-1])
+    return [event for at, event in enumerate(events) if at not in passed_over] if passed_over else events

@@ -65,6 +65,16 @@ class Writer:
         """What waits; None when nothing does, and nothing is owed."""
         return self._queue
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for this connection."""
+        return 0 if self._queue is None else self._queue.size_bytes
+
+    @property
+    def dropped(self) -> int:
+        """Publications that were given up for this connection, since it was slow."""
+        return self.edge.pressure.lost_by(self)
+
     def send(self, payload: bytes) -> None:
         """Send a text message."""
         self._send(frame(TEXT, payload))
@@ -202,9 +212,9 @@ class Writer:
         return True
 
     def _read_on(self, queue: OutboundQueue) -> None:
-        """Ask for what those topics are due that catch up."""
-        for lane in [lane for lane in queue.catching_up() if lane.hungry]:
-            lane.reading = True
+        """Ask for what comes next of a topic that catches up."""
+        lane = queue.next_to_read()
+        if lane is not None:
             self.edge.catch_up(self, lane.name, lane.position)
 
     def _count(self, queue: OutboundQueue, before: int) -> None:

@@ -48,6 +48,11 @@ ApiMethod = Literal[
     "history_remove",
     "channels",
     "info",
+    "connections",
+    "kick",
+    "throttle",
+    "slow",
+    "drain",
     "batch",
 ]
 

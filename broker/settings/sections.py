@@ -217,7 +217,7 @@ class Drain(Section):
     timeout_seconds: Seconds = 30.0
     """After how many seconds the node ends even if connections are left."""
     max_connection_age_seconds: LongSeconds | None = None
-    """After how many seconds, more or less, a connection is asked to reconnect; without it, never."""
+    """After how many seconds, a quarter more or less, a connection is asked to reconnect; without it, never."""
 
 
 class Ping(Section):

@@ -68,14 +68,29 @@ class CommandError:
     Args:
         code: the protocol's number.
         detail: what exactly is wrong, naming the field; appended to the code's own text.
+        retry_after: seconds until there is room for it, where that is known; else 0.
     """
 
     code: ErrorCode
     detail: str = ""
+    retry_after: float = 0.0
 
     @property
     def message(self) -> str:
         return f"{self.code.text}: {self.detail}" if self.detail else self.code.text
+
+
+def too_many(what: str, rate: float, where: str, wait: float) -> CommandError:
+    """The error for what comes faster than it may.
+
+    Args:
+        what: comes too fast: commands, or publications.
+        rate: how many of them are allowed in a second.
+        where: that holds, as it reads behind it.
+        wait: seconds until there is room for one.
+    """
+    detail = f"at most {rate:g} {what} per second {where}; try again in {max(wait, 0.001):.3g} s"
+    return CommandError(ErrorCode.TOO_MANY_REQUESTS, detail, wait)
 
 
 class CloseCode(IntEnum):

@@ -27,6 +27,11 @@ METHODS = {
     "history_remove",
     "channels",
     "info",
+    "connections",
+    "kick",
+    "throttle",
+    "slow",
+    "drain",
     "batch",
 }
 

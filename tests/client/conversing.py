@@ -44,6 +44,8 @@ class Recorder:
         self.behind: set[str] = set()
         """Topics whose past it is still being given."""
         self.read_on: Callable[[Recorder, str, int], None] = _no_history
+        self.queued_bytes = 0
+        self.dropped = 0
 
     def _write(self, frame: bytes) -> None:
         """A frame of the hub's: its header is short or of 16 bits."""
@@ -175,7 +177,7 @@ class Stage:
     def __init__(self, app: App) -> None:
         self.node = app.node
         self.app = app
-        self.clock = self.node.clock = Clock(self.node.clock)
+        self.clock = self.node.clock = self.node.publisher.clock = Clock(self.node.clock)
 
     def open(self) -> Conversation:
         return Conversation(self.node)
@@ -188,7 +190,7 @@ class Stage:
     async def publish(self, topic: str, data: Any) -> None:
         """As a back end does."""
         policy = self.node.locate(topic)
-        outcome = self.node.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
+        outcome = self.node.publisher.publish(policy, topic, json.dumps(data).encode(), source="http")  # type: ignore[arg-type]
         await outcome  # type: ignore[misc]
 
 

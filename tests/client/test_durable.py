@@ -44,7 +44,7 @@ async def stored(stage: Stage, topic: str, *data: Any, key: str = "") -> list[in
     policy = stage.node.locate(topic)
     offsets = []
     for one in data:
-        outcome = stage.node.publish(policy, topic, json.dumps(one).encode(), key=key, source="http")  # type: ignore[arg-type]
+        outcome = stage.node.publisher.publish(policy, topic, json.dumps(one).encode(), key=key, source="http")  # type: ignore[arg-type]
         offsets.append((await outcome).offset)  # type: ignore[misc]
     return offsets
 

@@ -267,3 +267,38 @@ def test_of_a_topic_that_catches_up_joins_go_on_and_what_is_not_kept_is_counted(
     queue.push("t", CATCH, batch_of(b"passing", after=2, offsets=[2]), 0.0)
     assert [loss.messages for loss in queue.take_losses()] == [1]
     assert not queue
+
+
+def test_pieces_are_asked_for_one_after_the_other_and_topics_take_turns() -> None:
+    queue = queue_with(limit_messages=1)
+    for topic in ("a", "b"):
+        queue.push(topic, CATCH, batch_of(b"1", b"2", after=0), 0.0)
+    asked = []
+    for until in range(1, 4):
+        lane = queue.next_to_read()
+        assert lane is not None
+        assert queue.next_to_read() is None
+        asked.append(lane.name)
+        queue.read(lane.name, lane.position, [b"%d" % until], lane.position + 1, 0.0, live=False)
+        drain(queue)
+    assert asked == ["a", "b", "a"]
+
+
+def test_a_piece_for_which_others_have_taken_the_room_is_read_again() -> None:
+    queue = queue_with(limit_messages=3)
+    queue.push("t", CATCH, batch_of(b"1", b"2", b"3", b"4", after=0), 0.0)
+    assert queue.next_to_read() is lane_of(queue)
+    queue.push("chat", HOLD, batch_of(b"x", b"y"), 0.0)
+    queue.read("t", 0, [b"1", b"2"], 2, 0.0, live=False)
+    assert queue.messages == 2
+    assert lane_of(queue).position == 0
+    assert drain(queue) == [(b"x", 0), (b"y", 0)]
+    assert lane_of(queue).hungry
+
+
+def test_a_publication_larger_than_all_room_is_caught_up_with_all_the_same() -> None:
+    queue = queue_with(limit_bytes=100)
+    queue.push("t", CATCH, batch_of(b"x" * 200, after=0), 0.0)
+    assert queue.next_to_read() is lane_of(queue)
+    queue.read("t", 0, [b"x" * 200], 1, 0.0, live=True)
+    assert drain(queue) == [(b"x" * 200, 0)]

@@ -301,36 +301,25 @@ class QueueModel(RuleBasedStateMachine):
         life.forgets()
 
     @rule()
-    def look_for_who_is_hungry(self) -> None:
-        for lane in self.queue.catching_up():
+    def it_asks_for_what_is_next(self) -> None:
+        lane = self.queue.next_to_read()
+        if lane is not None:
             life = self.lives[lane.name]
-            if lane.hungry:
-                assert life.asked is None
-                assert lane.position == life.next
-                lane.reading = True
-                life.asked = lane.position
+            assert [one.name for one in self.lives.values() if one.asked is not None] == []
+            assert lane.position == life.next
+            life.asked = lane.position
 
     @rule(topic=st.sampled_from(["kept", "also"]), count=st.integers(0, 6))
     def something_was_read(self, topic: str, count: int) -> None:
         life = self.lives[topic]
         if life.asked is None:
             return
-        after = life.asked
+        after, life.asked = life.asked, None
         lines = life.history[after : after + max(1, count)]
         until = after + len(lines)
         live = until == len(life.history)
-        if not self.has_room(lines):
-            return  # later
-        life.asked = None
         self.queue.read(topic, after, lines, until, self.now, live=live)
         self.losses()
-
-    def has_room(self, lines: list[bytes]) -> bool:
-        size = sum(map(len, lines)) + len(lines) + 1 + ENTRY
-        return (
-            self.queue.messages + len(lines) <= LIMIT_MESSAGES
-            and self.queue.size_bytes - self.control_bytes + size <= LIMIT_BYTES
-        )
 
     def take_losses(self) -> dict[str, int]:
         losses = {loss.topic: loss.messages for loss in self.queue.take_losses()}
@@ -384,7 +373,7 @@ class QueueModel(RuleBasedStateMachine):
                 while self.queue or any(True for _ in self.queue.catching_up()):
                     while self.queue:
                         self.take(600)
-                    self.look_for_who_is_hungry()
+                    self.it_asks_for_what_is_next()
                     for durable in ("kept", "also"):
                         self.something_was_read(durable, 3)
         assert self.queue.settled

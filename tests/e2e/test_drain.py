@@ -71,6 +71,22 @@ async def test_first_it_is_unready_then_it_takes_nobody_then_it_lets_go(site: Si
     assert await node.ended() == 0
 
 
+async def test_it_can_not_be_taken_back_once_the_node_was_told_to_end(site: Site, nats: NatsServer) -> None:
+    node = site.start_node(nats, {"drain": {"delay_seconds": 2}})
+    async with connected(node.websocket_url) as client:
+        assert (await node.api("drain", {})).json()["result"] == {
+            "node": node.name,
+            "draining": True,
+            "connections": 1,
+        }
+        node.terminate()
+        await eventually(lambda: "SIGTERM: draining" in node.log())
+        refused = (await node.api("drain", {"cancel": True})).json()["error"]
+        assert refused["code"] == 108
+        assert await client.closed() == (3001, "shutdown")
+    assert await node.ended() == 0
+
+
 async def test_clients_that_do_not_answer_cannot_hold_it_up(site: Site, nats: NatsServer) -> None:
     node = site.start_node(nats, {"drain": {"timeout_seconds": 1}})
     async with connected(node.websocket_url) as client:

@@ -28,18 +28,27 @@ backend nodes
     option httpchk GET /health/ready
     option redispatch
     retries 3
-    default-server check inter 200ms fall 1 rise 1 on-marked-down shutdown-sessions
+    default-server check inter 200ms fall 1 rise 1{dead}
 """
+_DEAD = " on-marked-down shutdown-sessions"
 
 
 class HAProxy(Process):
-    """Balances to the node with the fewest connections, and looks whether they are ready."""
+    """Balances to the node with the fewest connections, and looks whether they are ready.
 
-    def __init__(self, directory: Path, port: int, nodes: Sequence[BrokerNode]) -> None:
+    Args:
+        directory: for its settings and output.
+        port: to listen on.
+        nodes: to balance to.
+        patient: leaves a node that is not ready any more the connections that it has, as a drain needs it. Else they
+            are cut, as for a node that is dead.
+    """
+
+    def __init__(self, directory: Path, port: int, nodes: Sequence[BrokerNode], *, patient: bool = False) -> None:
         self.port = port
         file = directory / f"haproxy-{port}.cfg"
         servers = [f"    server node{number} 127.0.0.1:{node.port}\n" for number, node in enumerate(nodes)]
-        file.write_text(_CONFIGURATION.format(port=port) + "".join(servers))
+        file.write_text(_CONFIGURATION.format(port=port, dead="" if patient else _DEAD) + "".join(servers))
         program = shutil.which("haproxy")
         assert program is not None, "ask for the fixture program first"
         super().__init__([program, "-db", "-f", str(file)], directory, f"haproxy-{port}")
@@ -47,6 +56,10 @@ class HAProxy(Process):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def operations_url(self) -> str:
+        return self.url
 
     @property
     def websocket_url(self) -> str:

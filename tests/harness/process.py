@@ -90,8 +90,10 @@ class Process:
         self.wait()
 
     def pause(self) -> None:
-        """Stop it in its tracks, sockets open (SIGSTOP)."""
+        """Stop it in its tracks, sockets open (SIGSTOP), and wait until the last of its threads stands still."""
         self.signal(signal.SIGSTOP)
+        if sys.platform == "linux":
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)

@@ -142,6 +142,8 @@ class Publisher:
                 status, answer = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
+        if status in {502, 503, 504} and b"<html>" in answer:
+            return False  # a proxy says so, whose node has gone
         if status in {429, 503}:
             assert "retry-after" in response.headers, answer
             return False

@@ -92,8 +92,9 @@ class Site:
             node.wait_ready()
         return nodes
 
-    def start_haproxy(self, nodes: Sequence[BrokerNode]) -> HAProxy:
-        proxy = HAProxy(self.directory, free_port(), nodes)
+    def start_haproxy(self, nodes: Sequence[BrokerNode], *, patient: bool = False) -> HAProxy:
+        """See there."""
+        proxy = HAProxy(self.directory, free_port(), nodes, patient=patient)
         self.start(proxy)
         proxy.wait_ready()
         return proxy
