@@ -132,7 +132,7 @@ async def half_rate(options: argparse.Namespace) -> int:
     numbers: list[int] = []
     reader = await subscribe(options.url, topic, receive_bytes=SMALL, on_number=numbers.append)
     transport = reader.transport
-    publisher = Publisher(options.url, options.key)
+    publisher = Publisher(options.url, options.key, connections=1)  # so that they are stored in order
     await publisher.open()
     reporter = Reporter(options.url, options.pid)
     watching = asyncio.create_task(reporter.watch())
