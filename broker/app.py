@@ -30,15 +30,18 @@ from broker.auth.ring import KeyRing
 from broker.auth.tokens import TokenVerifier
 from broker.client.client import Client
 from broker.core.bucket import TokenBucket
+from broker.core.overload import OverloadLimits
 from broker.core.pace import Rates
 from broker.core.policy import PolicyTable
 from broker.core.queue import QueueRules
 from broker.core.ring import RingLimits
 from broker.core.topic import parse_pattern
 from broker.durability import DurableOptions
+from broker.edge.addresses import parse_networks
 from broker.edge.client_socket import JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL
 from broker.edge.drain import Drain
 from broker.edge.edge import Edge
+from broker.edge.entrance import EntranceLimits, Unavailable
 from broker.edge.handshake import Origins
 from broker.edge.pressure import Pressure
 from broker.fan_out import LINES
@@ -88,6 +91,7 @@ def create_app(settings: Settings, *, nats_url: str, name: str) -> App:
     ConnectionsHere(node)
     DrainHere(node, drain)
     SlowHere(node, SlowSource(edge.pressure.slow_connections, edge.pressure.slow_topics))
+    node.overload.queued_bytes = lambda: edge.pressure.queued_bytes
     internal = _operations_routes(settings, node)
     public: list[BaseRoute] = [Route("/", root(node)), Route(WEBSOCKET_PATH, upgrade_required)]
     if settings.http.internal_port is None:
@@ -154,6 +158,9 @@ def _make_node(settings: Settings, nats_url: str, name: str) -> Node:
             publishes_in_flight=limits.publishes_in_flight,
             max_connection_age_seconds=settings.drain.max_connection_age_seconds,
             closes_per_second=settings.drain.rate_per_second,
+            connections_waiting=limits.connections_waiting,
+            connections_per_user=limits.connections_per_user,
+            overload=OverloadLimits(limits.overload_lag_seconds, limits.node_queue_bytes, limits.overload_seconds),
         ),
         policies=PolicyTable(make_policies(settings)),
         tokens=tokens,
@@ -214,7 +221,14 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
         catch_up=node.durability.catch_up.want,
         max_connections=limits.max_connections,
         make_client=lambda outlet: Client(node, outlet),
-        unavailable=lambda: "this node is draining" if node.draining else None,
+        unavailable=lambda: _unavailable(node),
+        entrance_limits=EntranceLimits(
+            per_second=limits.connections_per_second,
+            burst=limits.connections_burst,
+            waiting=limits.connections_waiting,
+            per_address=limits.connections_per_address,
+            trusted_proxies=parse_networks(settings.http.trusted_proxies),
+        ),
     )
 
 
@@ -226,6 +240,19 @@ def _make_drain(settings: Settings, node: Node, edge: Edge) -> Drain:
         timeout_seconds=settings.drain.timeout_seconds,
         changed=lambda draining: node.drains(draining=draining),
     )
+
+
+def _unavailable(node: Node) -> Unavailable | None:
+    """Why a node lets nobody new in."""
+    if node.draining:
+        return Unavailable("draining", "this node is draining")
+    if node.overload.active:
+        detail = "this node has more to do than it can (limits.overload_lag_seconds, limits.node_queue_bytes)"
+        return Unavailable("overload", detail, node.overload.seconds)
+    if node.lobby.full:
+        detail = "as many clients wait to connect as may (limits.connections_waiting)"
+        return Unavailable("waiting_room", detail, passing=True)
+    return None
 
 
 def _operations_routes(settings: Settings, node: Node) -> list[BaseRoute]:

@@ -35,6 +35,13 @@ class Metrics:
         self.connections = Gauge(
             "broker_connections", "Client connections open now.", registry=registry, multiprocess_mode="livesum"
         )
+        self.waiting = Gauge(
+            "broker_connections_waiting",
+            "Clients that wait to be let in (door), or for their connect command to be looked at (lobby).",
+            ("room",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.connects = Counter(
             "broker_connects", "Connection attempts by how they ended.", ("result",), registry=registry
         )
@@ -159,6 +166,12 @@ class Metrics:
         )
         self.draining = Gauge(
             "broker_draining", "1 while this node drains.", registry=registry, multiprocess_mode="livemax"
+        )
+        self.overloaded = Gauge(
+            "broker_overloaded",
+            "1 while this node has more to do than it can, and lets nobody new in.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
 
         self._delivered: dict[str, int] = {}

@@ -21,15 +21,18 @@ from broker.auth.tokens import TokenVerifier
 from broker.core.aging import Aging
 from broker.core.hub import Subscriber, Topic
 from broker.core.offenders import Offenders
+from broker.core.overload import OverloadLimits
 from broker.core.pace import Rates
 from broker.core.policy import PolicyTable, TopicPolicy
 from broker.core.topic import escape_token, is_wildcard, parse_pattern, subscription_problem, topic_problem
 from broker.core.wheel import TimerWheel
 from broker.durability import Durability, DurableOptions
 from broker.fan_out import FanOut
+from broker.lobby import Lobby
 from broker.membership import Membership
 from broker.metrics import Metrics
 from broker.operations import Operations
+from broker.overload import OverloadWatch
 from broker.presence import PresenceReader
 from broker.publications import make_push, publication_problem
 from broker.publisher import Publisher
@@ -78,6 +81,9 @@ class NodeOptions:
     max_connection_age_seconds: float | None
     closes_per_second: float
     """Of those that have reached that age."""
+    connections_waiting: int
+    connections_per_user: int | None
+    overload: OverloadLimits
 
     @property
     def ping_seconds(self) -> int:
@@ -126,6 +132,8 @@ class Node:
         """Bring gauges up to date that aren't the node's own."""
         age_seconds = options.max_connection_age_seconds
         self.aging = None if age_seconds is None else Aging(age_seconds, options.closes_per_second, self.started_at)
+        self.lobby = Lobby(options.connections_waiting, time.monotonic, self._loop.call_soon)
+        self.overload = OverloadWatch(options.overload, metrics)
         self._policies = policies
         self._located: dict[str, TopicPolicy | CommandError] = {}
         self._located_wildcards: dict[str, TopicPolicy | CommandError] = {}
@@ -193,7 +201,9 @@ class Node:
 
     def _tick(self) -> None:
         now = self.clock()
-        self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
+        lag = max(0.0, now - self._tick_due)
+        self.metrics.loop_lag.observe(lag)
+        self.overload.observe(now, lag)
         self._tick_due = now + TICK_SECONDS
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
         self._ticks += 1
@@ -218,6 +228,7 @@ class Node:
         for observe in self.observers:
             observe()
         metrics.connections.set(len(self.clients))
+        metrics.waiting.labels("lobby").set(len(self.lobby))
         metrics.topics.set(len(self.hub.topics))
         metrics.subscriptions.set(self.hub.subscriptions)
         metrics.members.set(self.membership.members.total)
@@ -245,6 +256,8 @@ class Node:
         reasons = []
         if self.draining:
             reasons.append("the node is draining")
+        if self.overload.active:
+            reasons.append("the node is overloaded")
         if not self.connection.connected:
             reasons.append("NATS is not connected")
         elif not self.control.acquainted:
@@ -273,6 +286,10 @@ class Node:
     def client_of(self, outlet: Subscriber) -> Client | None:
         """Whose connection this is; None where it is gone, or has not sent its connect command yet."""
         return self._by_outlet.get(outlet)
+
+    def connections_of(self, user: str) -> int:
+        """How many connections a user has to this node; those that are being closed are none any more."""
+        return sum(not client.closed for client in self.users.get(user, ()))
 
     def personal_topic(self, user: str) -> str | None:
         """The topic that a user is subscribed to by the server; None where that isn't asked for, or for nobody."""

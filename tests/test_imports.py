@@ -31,6 +31,8 @@ KNOWS: dict[str, set[str]] = {
     "operations": {"core", "wire", "relay"},
     "operating": {"core", "wire"},
     "rounds": set(),
+    "lobby": {"wire"},
+    "overload": {"core", "metrics"},
     "presence": {"core", "wire", "relay", "operations", "rounds"},
     "node": {
         "core",
@@ -42,8 +44,10 @@ KNOWS: dict[str, set[str]] = {
         "publisher",
         "durability",
         "fan_out",
+        "lobby",
         "membership",
         "operations",
+        "overload",
         "presence",
     },
     "client": {"core", "wire", "relay", "auth", "admission", "node", "presence", "publisher"},
@@ -61,6 +65,7 @@ KNOWS_EVERYTHING = {"app", "cli"}
 
 KNOWS_FOR_TYPES: dict[str, set[str]] = {
     "edge": {"client"},
+    "lobby": {"client"},
     "node": {"client"},
     "operations": {"client", "node"},
     "operating": {"client", "node"},
@@ -89,6 +94,8 @@ INSTALLED: dict[str, set[str]] = {
     "operations": {"msgspec"},
     "operating": {"msgspec"},
     "rounds": set(),
+    "lobby": set(),
+    "overload": set(),
     "presence": {"msgspec"},
     "api": {"msgspec", "starlette"},
     "log": set(),

@@ -388,3 +388,24 @@ def test_overflow_policies_that_work_are_taken(policy: dict[str, Any]) -> None:
     assert found.overflow == policy["overflow"]
     if policy.get("conflate_key") == "/a~1b/0":
         assert found.conflate_key == ("a/b", "0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("10.0.0.1/8", "'10.0.0.1/8' has bits set beyond its prefix; write 10.0.0.0/8"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has bits set beyond its prefix; write 2001:db8::/32"),
+        *(
+            (entry, f"{entry!r} is neither an address nor a network; give one like 192.0.2.7 or 10.0.0.0/8")
+            for entry in ("", "proxy", "10.0.0", "10.0.0.0/33", "10.0.0.1:80", "[::1]", "::1/129", "*")
+        ),
+    ],
+)
+def test_a_proxy_is_an_address_or_a_network(entry: str, text: str) -> None:
+    assert mistakes(http={"trusted_proxies": ["192.0.2.7", entry, "::1"]}) == [f"flag http.trusted_proxies[1]: {text}"]
+
+
+def test_proxies_that_are_trusted_are_taken() -> None:
+    proxies = ("192.0.2.7", "10.0.0.0/8", "2001:db8::/32", "::1")
+
+    assert load(None, {}, {"http": {"trusted_proxies": list(proxies)}}).http.trusted_proxies == proxies

@@ -115,7 +115,9 @@ class Client:
         logger.debug("gone", extra={"client": self.id})
         self.closed = True
         self._line = None
-        if self.session is not None:
+        if self.session is None:
+            self.node.lobby.leave(self)
+        else:
             self.node.unregister(self)
             for topic in tuple(self.session.subscriptions):
                 self.drop(topic)
@@ -125,7 +127,10 @@ class Client:
         """Do what is due; return when there is something to do again."""
         session, heartbeat = self.session, self._heartbeat
         if session is None:
-            if now >= self._connect_by:
+            if now >= self._connect_by and self in self.node.lobby:
+                # the node's fault, and so no reason to stay away
+                self.close(close(CloseCode.TOO_MANY_REQUESTS, "this node did not get round to the connect command"))
+            elif now >= self._connect_by:
                 self.close(close(CloseCode.STALE, "no connect command in time"))
             return self._connect_by
         if heartbeat is None:  # the answer to connect waits for NATS, and the relay bounds that
@@ -211,7 +216,16 @@ class Client:
             return
         self._flush()
         self.closed = True
+        if self.session is None:
+            self.node.lobby.leave(self)
         self.outlet.close(reason)
+
+    def admitted(self) -> None:
+        """The connect command has had its turn in the lobby: go on with what came behind it."""
+        if self._line is not None:
+            self._advance()
+        elif not self.closed:
+            self.outlet.resume_reading()
 
     def begin(self, session: Session) -> None:
         """The connect command has been accepted; its answer may still have to wait."""
@@ -379,6 +393,8 @@ class Client:
     def _must_wait(self, command: Command) -> bool:
         if self._early is not None or self._in_flight >= MAX_IN_FLIGHT:
             return True
+        if self.session is None:
+            return self in self.node.lobby
         request = command.request()
         if self._in_flight and isinstance(request, Unsubscribe):
             return True  # what this client published before comes to it first

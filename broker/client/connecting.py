@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker import __version__
 from broker.admission import Position, Wish
-from broker.auth.tokens import ConnectionClaims, Rejected, ServerSubscription, TokenProblem
+from broker.auth.tokens import MAX_TOKEN_BYTES, ConnectionClaims, Rejected, ServerSubscription, TokenProblem
 from broker.client.answers import send_rest, subscribe_result
 from broker.core.policy import TopicPolicy
 from broker.core.session import Session, Subscription
@@ -25,6 +25,18 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
     if client.session is not None:
         client.close(close(CloseCode.BAD_REQUEST, "connected already"))
         return
+    refusal = _obvious(client, request.token)
+    if refusal is not None:
+        client.node.metrics.connects.labels("refused").inc()
+        client.close(refusal)
+        return
+    if not client.node.lobby.enter(client, partial(_admit, client, ident, request)):
+        client.node.metrics.connects.labels("waiting_room").inc()
+        client.close(close(CloseCode.TOO_MANY_REQUESTS, "this node's waiting room is full"))
+
+
+def _admit(client: Client, ident: int, request: wire.Connect) -> None:
+    """Its turn has come: look at the token, and let it in."""
     claims = _identify(client, request.token)
     if isinstance(claims, CommandError):
         client.node.metrics.connects.labels("expired").inc()
@@ -35,6 +47,12 @@ def connect(client: Client, ident: int, request: wire.Connect) -> None:
         client.close(claims)
         return
     options = client.node.options
+    limit = options.connections_per_user
+    if limit is not None and claims.user and client.node.connections_of(claims.user) >= limit:
+        client.node.metrics.connects.labels("user").inc()
+        detail = f"limits.connections_per_user: this node takes {limit} of one user"
+        client.close(close(CloseCode.CONNECTION_LIMIT, detail))
+        return
     session = Session(
         client.id,
         claims.user,
@@ -111,11 +129,18 @@ def refresh(client: Client, ident: int, request: wire.Refresh) -> None:
     )
 
 
+def _obvious(client: Client, token: str) -> Close | None:
+    """What is wrong with a token at first sight."""
+    if not token and not client.node.options.anonymous:
+        return close(CloseCode.BAD_REQUEST, "connect.token: missing")
+    if len(token) > MAX_TOKEN_BYTES:
+        return close(CloseCode.INVALID_TOKEN, f"token: more than {MAX_TOKEN_BYTES} bytes")
+    return None
+
+
 def _identify(client: Client, token: str) -> ConnectionClaims | CommandError | Close:
     if not token:
-        if client.node.options.anonymous:
-            return _ANONYMOUS
-        return close(CloseCode.BAD_REQUEST, "connect.token: missing")
+        return _ANONYMOUS
     claims = client.node.tokens.connection(token)
     if isinstance(claims, Rejected):
         if claims.problem is TokenProblem.EXPIRED:

@@ -36,6 +36,11 @@ class TokenBucket:
             return 0.0
         return (1 - self._tokens) / self.rate
 
+    def wait(self, tokens: float, now: float) -> float:
+        """Seconds until it holds so many, which must not be more than its burst; 0 when it does already."""
+        self._fill(now)
+        return max(0.0, tokens - self._tokens) / self.rate
+
     def give_back(self) -> None:
         """Undo a `take`, for what has not come about after all."""
         self._tokens = min(self.burst, self._tokens + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -9,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
-from broker.edge.handshake import Origins, Refusal, Request
+from broker.edge.entrance import Entrance, EntranceLimits, Unavailable
+from broker.edge.handshake import Accepted, Origins, Refusal, Request, open_websocket
 from broker.edge.pressure import Pressure
 from broker.metrics import Metrics
 
 if TYPE_CHECKING:
     from broker.edge.websocket import WebSocketProtocol
-
-RETRY_AFTER_SECONDS = 1
 
 
 class CatchingUp(Protocol):
@@ -56,26 +56,32 @@ class Edge:
     max_connections: int | None
     make_client: Callable[[Any], Any]
     """Makes the conversation for an opened connection, its outlet."""
-    unavailable: Callable[[], str | None]
+    unavailable: Callable[[], Unavailable | None]
     """Why nobody new can be let in now, or None."""
     catch_up: Callable[[CatchingUp, str, int], None]
     """Reads on for a connection: what comes of a topic behind a place in its history."""
+    entrance_limits: EntranceLimits = field(default_factory=EntranceLimits)
     sockets: set[WebSocketProtocol] = field(default_factory=set)
     """All that are open, those that have not sent a command yet too."""
+    entrance: Entrance = field(init=False)
 
-    def admit(self, request: Request) -> Refusal | None:
-        """Refuse what need not be looked at any closer."""
+    def __post_init__(self) -> None:
+        self.entrance = Entrance(self, self.entrance_limits)
+
+    def judge(self, request: Request) -> Accepted | Refusal:
+        """Look at an opening handshake by itself, whatever the node has to do at the moment."""
         if request.path not in self.paths:
             return Refusal(HTTPStatus.NOT_FOUND, "there is no WebSocket at this path")
-        reason = self.unavailable()
-        if reason is None and self.max_connections is not None and len(self.sockets) >= self.max_connections:
-            reason = "this node has as many connections as it may"
-        if reason is not None:
-            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, (("Retry-After", str(RETRY_AFTER_SECONDS)),))
-        return None
+        return open_websocket(request, origins=self.origins, subprotocols=self.subprotocols)
+
+    def refuse(self, transport: asyncio.Transport, refusal: Refusal) -> None:
+        """Answer an opening handshake with a refusal, and end its connection."""
+        self.refused(refusal)
+        transport.write(refusal.encode())
+        transport.close()
 
     def refused(self, refusal: Refusal) -> None:
-        self.metrics.connects.labels(f"http_{refusal.status.value}").inc()
+        self.metrics.connects.labels(refusal.result).inc()
 
     def delivered(self, counts: Mapping[str, int]) -> None:
         """Count publications that were written late, by policy."""

@@ -45,6 +45,13 @@ class Refusal:
     status: HTTPStatus
     detail: str
     headers: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    """What it is counted as; by its status without one."""
+
+    @property
+    def result(self) -> str:
+        """What it is counted as in the metrics."""
+        return self.reason or f"http_{self.status.value}"
 
     def encode(self) -> bytes:
         """The whole answer, an RFC 9457 problem; the connection ends with it."""

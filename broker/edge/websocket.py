@@ -25,7 +25,8 @@ from broker.core.frames import (
     frame,
 )
 from broker.core.wheel import ASLEEP_NOWHERE
-from broker.edge.handshake import Accepted, Refusal, Request, open_websocket
+from broker.edge.addresses import plain
+from broker.edge.handshake import Accepted, Refusal, Request
 from broker.edge.writer import Writer, nowhere
 from broker.wire.codes import Close, CloseCode, close
 
@@ -92,14 +93,16 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
             rest: what came behind it in the same segment; the first frames perhaps.
         """
         self._transport = transport
-        edge = self.edge
-        outcome = edge.admit(request) or open_websocket(request, origins=edge.origins, subprotocols=edge.subprotocols)
-        if isinstance(outcome, Refusal):
-            edge.refused(outcome)
-            transport.write(outcome.encode())
-            transport.close()
-            return
-        self._open(transport, request, outcome)
+        judged = self.edge.judge(request)
+        refusal = (
+            judged if isinstance(judged, Refusal) else self.edge.entrance.enter(self, transport, request, judged, rest)
+        )
+        if refusal is not None:
+            self.edge.refuse(transport, refusal)
+
+    def open(self, transport: asyncio.Transport, request: Request, accepted: Accepted, rest: bytes) -> None:
+        """Take the socket over, and what has come on it already."""
+        self._open(transport, request, accepted)
         if rest and not transport.is_closing():
             self.data_received(rest)
 
@@ -152,6 +155,7 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
         edge.pressure.gone(self)
         edge.wheel.cancel(self)
         edge.sockets.discard(self)
+        edge.entrance.addresses.leave(self)
         if not self._closing:
             self._closing = True
         self.lost(self._code)
@@ -169,9 +173,12 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
 
     @property
     def address(self) -> str:
-        """The client's IP address; empty where there is none (any more)."""
+        """The client's IP address, as proxies that are trusted tell it; empty where there is none (any more)."""
+        known = self.edge.entrance.addresses.of(self)
+        if known is not None:
+            return known
         peer = None if self._transport is None else self._transport.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) else ""
+        return plain(str(peer[0])) if isinstance(peer, tuple) else ""
 
     def pause_reading(self) -> None:
         self._reading_held = True

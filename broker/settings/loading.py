@@ -14,15 +14,7 @@ from broker.settings.sources import ABSENT, Layer, read_environment, read_file, 
 from broker.settings.tree import Settings
 
 NOT_YET = (
-    "http.trusted_proxies",
     "auth.jwks_url",
-    "limits.connections_per_second",
-    "limits.connections_burst",
-    "limits.connections_waiting",
-    "limits.connections_per_user",
-    "limits.connections_per_address",
-    "limits.overload_lag_seconds",
-    "limits.overload_seconds",
     "telemetry.otlp_endpoint",
     "telemetry.sample_ratio",
 )

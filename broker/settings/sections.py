@@ -23,6 +23,7 @@ from broker.settings.values import (
     HttpUrl,
     LongSeconds,
     NatsUrl,
+    NetworkText,
     Origin,
     Port,
     Prefix,
@@ -80,7 +81,7 @@ class Http(Section):
     """A PEM file with the certificate and its chain; with `tls_key` the node speaks TLS itself."""
     tls_key: ReadableFile | None = None
     """A PEM file with the private key of `tls_cert`."""
-    trusted_proxies: tuple[Text, ...] = ()
+    trusted_proxies: tuple[NetworkText, ...] = ()
     """The proxies, as addresses or networks, whose `X-Forwarded-For` is believed."""
 
     @model_validator(mode="after")

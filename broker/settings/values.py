@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -188,6 +189,18 @@ def _server_problem(server: str) -> str | None:
     return None
 
 
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError:
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError("is neither an address nor a network; give one like 192.0.2.7 or 10.0.0.0/8") from None
+        raise ValueError(f"has bits set beyond its prefix; write {network}") from None
+    return text
+
+
 def _http_url(text: str) -> str:
     try:
         url = urlsplit(text)
@@ -269,6 +282,7 @@ KeyOrHash = Annotated[ApiSecret, AfterValidator(_key_or_hash)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Origin = Annotated[str, AfterValidator(_origin)]
 NatsUrl = Annotated[str, AfterValidator(_nats_url)]
+NetworkText = Annotated[str, AfterValidator(_network)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 PatternText = Annotated[str, AfterValidator(_pattern)]
 PersonalTopic = Annotated[str, AfterValidator(_personal_topic)]

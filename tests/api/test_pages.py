@@ -18,6 +18,7 @@ from tests.harness.web import fetch
 
 SERIES = {
     "broker_connections": "gauge",
+    "broker_connections_waiting": "gauge",
     "broker_connects_total": "counter",
     "broker_closes_total": "counter",
     "broker_subscriptions": "gauge",
@@ -36,6 +37,7 @@ SERIES = {
     "broker_members": "gauge",
     "broker_http_requests_total": "counter",
     "broker_draining": "gauge",
+    "broker_overloaded": "gauge",
 }
 
 

@@ -20,6 +20,7 @@ from broker.core.hub import Hub
 from broker.core.policy import TopicPolicy
 from broker.core.topic import parse_pattern
 from broker.edge.edge import Edge
+from broker.edge.entrance import Entrance
 from broker.edge.handshake import Request
 from broker.edge.http import EdgeHttpProtocol
 from broker.metrics import Metrics
@@ -126,6 +127,7 @@ async def served(*, rules: Mapping[str, Any] | None = None, **changes: Any) -> A
     edge.queue_rules = replace(edge.queue_rules, **(rules or {}))
     for name, value in changes.items():
         setattr(edge, name, value)
+    edge.entrance = Entrance(edge, edge.entrance_limits)
 
     async def hello(request: HttpRequest) -> PlainTextResponse:
         return PlainTextResponse(f"{request.method} {len(await request.body())}")

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from broker.edge import http as module
+from broker.edge.entrance import Unavailable
 from tests.edge.raw import RawClient, text, upgrade_request
 from tests.edge.serving import Served, WatchedHttp, served
 from tests.harness.waiting import eventually
@@ -102,7 +103,7 @@ async def test_refused_upgrades_are_counted_and_leave_nothing() -> None:
         full = await exchange(at, upgrade_request())
         assert full.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 1\r\n" in full
-        at.edge.unavailable = lambda: "draining"
+        at.edge.unavailable = lambda: Unavailable("draining", "this node is draining")
         assert b"draining" in await exchange(at, upgrade_request())
         assert len(at.edge.sockets) == 1
 
