@@ -1,11 +1,12 @@
-"""The JavaScript SDK (npm `centrifuge`) under Node, led from Python."""
+"""The JavaScript SDK (npm `centrifuge`) under Node, led from here; and whatever else can be led in the same way."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class JavaScriptClient:
 
     async def at_least(self, count: int, event: str) -> list[dict[str, Any]]:
         def enough() -> bool:
-            assert self._process.returncode is None, "Node has ended"
+            assert self._process.returncode is None, "the client's process has ended"
             return len(self.of(event)) >= count
 
         await eventually(enough)
@@ -52,16 +53,22 @@ class JavaScriptClient:
         """The first event of this kind, when it comes."""
         return (await self.at_least(1, event))[0]
 
+    def pause(self) -> None:
+        """Stop its process, sockets open (SIGSTOP)."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     async def subscribe(self, channel: str, **options: Any) -> None:
         """Subscribe, and wait until it is."""
         self.do("subscribe", channel=channel, **options)
         await eventually(lambda: any(one["channel"] == channel for one in self.of("subscribed")))
 
 
-@asynccontextmanager
-async def javascript_client(
+def javascript_client(
     directory: Path, url: str, *, on_event: Callable[[dict[str, Any]], None] | None = None, **options: Any
-) -> AsyncIterator[JavaScriptClient]:
+) -> AbstractAsyncContextManager[JavaScriptClient]:
     """A client, connecting.
 
     Args:
@@ -70,8 +77,21 @@ async def javascript_client(
         on_event: told of everything as it happens.
         options: `token`, and `renewed` (whether it asks for tokens).
     """
+    return led_client(("node", "client.mjs"), directory, url, on_event=on_event, **options)
+
+
+@asynccontextmanager
+async def led_client(
+    command: Sequence[str],
+    directory: Path,
+    url: str,
+    *,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> AsyncIterator[JavaScriptClient]:
+    """A client, connecting, whose program takes the commands of `js/client.mjs` and says what that says."""
     process = await asyncio.create_subprocess_exec(
-        "node", "client.mjs", cwd=directory, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *command, cwd=directory, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     client = JavaScriptClient(process, on_event)
     listening = asyncio.create_task(client.listen())
