@@ -53,6 +53,7 @@ class Position:
         publications: the list of them for the reply, encoded; None for none.
         rest: pushes that follow the reply.
         behind: what else was missed is read from there, as fast as the connection takes it; None where that is all.
+        owed: how many publications that are.
     """
 
     offset: int
@@ -61,6 +62,7 @@ class Position:
     publications: bytes | None
     rest: Sequence[bytes]
     behind: int | None = None
+    owed: int = 0
 
 
 class Admission:
@@ -148,7 +150,15 @@ class Admission:
             behind = entries[count - 1][0] if count else after
         else:
             flow.memo = (after, top, publications or b"")
-        return Position(after, flow.stream.epoch, recovered=True, publications=publications, rest=(), behind=behind)
+        return Position(
+            after,
+            flow.stream.epoch,
+            recovered=True,
+            publications=publications,
+            rest=(),
+            behind=behind,
+            owed=len(entries) - count,
+        )
 
     @staticmethod
     def _position(flow: Flow, wish: Wish, offset: int, lines: Sequence[bytes], *, recovered: bool) -> Position:

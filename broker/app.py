@@ -215,6 +215,7 @@ def _make_edge(settings: Settings, node: Node) -> Edge:
             limits.queue_bytes,
             limits.queue_messages,
             limits.queue_age_seconds,
+            limits.stall_seconds,
             LINES,
         ),
         pressure=Pressure(node.metrics, node.clock, limits.node_queue_bytes),

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from broker.core.continuity import Reading
 from broker.core.hub import Hub
+from broker.core.lanes import CatchUpLane
 from broker.core.ring import Entry
 from broker.metrics import Metrics
 from broker.relay.durable import DurableRelay
@@ -32,15 +33,16 @@ SERVED_AT_ONCE = 32
 class Reader(Protocol):
     """A connection that is given what it could not take when it came."""
 
-    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
         """What comes behind a place; see `edge.edge.CatchingUp`."""
 
-    def fell_behind(self, topic: str) -> None:
+    def fell_behind(self, lane: CatchUpLane) -> None:
         """It can't be had any more."""
 
 
 class _Waiting(NamedTuple):
     reader: Reader
+    lane: CatchUpLane
     after: int
     life: int
 
@@ -74,14 +76,14 @@ class CatchUp:
         """Who waits for a read of the flow's stream, while one is under way."""
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
-    def want(self, reader: Reader, topic: str, after: int) -> None:
-        """Give a reader what is behind an offset of a topic, now or as soon as it can be had.
+    def want(self, reader: Reader, lane: CatchUpLane) -> None:
+        """Give a reader what is behind the place of a topic's lane, now or as soon as it can be had.
 
         It is not called back any more once its subscription has ended from this side: that is told otherwise.
         """
-        flow = self._relay.flows.get(topic)
+        flow = self._relay.flows.get(lane.name)
         if flow is not None and flow.started:
-            self._serve(flow, _Waiting(reader, after, flow.life))
+            self._serve(flow, _Waiting(reader, lane, lane.position, flow.life))
 
     def _serve(self, flow: Flow, one: _Waiting) -> None:
         here = self._hub.topics.get(flow.name)
@@ -97,20 +99,20 @@ class CatchUp:
         until = entries[-1][0] if entries else here.begun
         last = flow.ring.newest_up_to(here.begun)
         if until < last and entries:
-            self._give(flow, one, entries, until, live=False)
+            self._give(one, entries, until, live=False)
         elif here.fanning_out is None:
             # between two fan-outs: the next one brings what is behind this
             self._metrics.catch_ups.labels("caught_up").inc()
-            self._give(flow, one, entries, max(here.begun, one.after), live=True)
+            self._give(one, entries, max(here.begun, one.after), live=True)
         elif entries:
-            self._give(flow, one, entries, until, live=False)
+            self._give(one, entries, until, live=False)
         else:
             # it may be handed in a moment what it was given already
             here.when_flushed(lambda: self._serve(flow, one))
 
     @staticmethod
-    def _give(flow: Flow, one: _Waiting, entries: Sequence[Entry], until: int, *, live: bool) -> None:
-        one.reader.caught_up(flow.name, one.after, [line for _, line in entries], until, live=live)
+    def _give(one: _Waiting, entries: Sequence[Entry], until: int, *, live: bool) -> None:
+        one.reader.caught_up(one.lane, one.after, entries, until, live=live)
 
     # from the stream
 
@@ -165,12 +167,12 @@ class CatchUp:
         elif piece is None:
             if one.after == after:
                 self._metrics.catch_ups.labels("lost").inc()
-                one.reader.fell_behind(flow.name)
+                one.reader.fell_behind(one.lane)
             else:
                 self._waiting[flow].append(one)
         else:
             entries = [entry for entry in piece.entries if entry[0] > one.after]
-            self._give(flow, one, entries, piece.until, live=False)
+            self._give(one, entries, piece.until, live=False)
 
     async def _read(self, flow: Flow, after: int) -> _Piece | None:
         """What comes behind an offset, up to the ring at most; None when it is gone.

@@ -277,6 +277,8 @@ class Node:
         assert client.session is not None  # noqa: S101 - registered when it had one
         if self.clients.pop(client.id, None) is None:
             return
+        if self.aging is not None:
+            self.aging.forget(client.id)
         del self._by_outlet[client.outlet]
         of_user = self.users[client.session.user]
         of_user.discard(client)

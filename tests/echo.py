@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
+from broker.core.lanes import CatchUpLane
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
 from broker.edge.edge import CatchingUp, Edge
@@ -48,8 +49,8 @@ class Echo(WebSocketProtocol):
         self.send_binary(payload)
 
 
-def _no_history(reader: CatchingUp, topic: str, after: int) -> None:
-    raise AssertionError(f"{topic} has no history to read on in behind {after} for {reader}")
+def _no_history(reader: CatchingUp, lane: CatchUpLane) -> None:
+    raise AssertionError(f"{lane.name} has no history to read on in for {reader}")
 
 
 def make_edge(metrics: Metrics) -> Edge:
@@ -63,7 +64,7 @@ def make_edge(metrics: Metrics) -> Edge:
         message_bytes=MESSAGE_BYTES,
         header_bytes=16_384,
         handshake_seconds=10.0,
-        queue_rules=QueueRules(QUEUE_BYTES, QUEUE_MESSAGES, QUEUE_AGE_SECONDS, LINES),
+        queue_rules=QueueRules(QUEUE_BYTES, QUEUE_MESSAGES, QUEUE_AGE_SECONDS, QUEUE_AGE_SECONDS, LINES),
         pressure=Pressure(metrics, time.monotonic, 64 * QUEUE_BYTES),
         catch_up=_no_history,
         max_connections=None,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from broker.admission import Position
 from broker.client.joined import joined
 from broker.core.hub import FRAME_BYTES
-from broker.core.policy import TopicPolicy
 from broker.wire.replies import SubscribeResult, raw
 
 if TYPE_CHECKING:
@@ -29,11 +28,9 @@ def subscribe_result(position: Position | None, *, was_recovering: bool = False)
     )
 
 
-def send_rest(client: Client, topic: str, policy: TopicPolicy, position: Position | None) -> None:
+def send_rest(client: Client, position: Position | None) -> None:
     """Send what has no place in the reply, some in each message."""
     if position is None:
         return
-    if position.behind is not None:
-        client.outlet.begin_behind(topic, policy, position.behind)
     for message in joined(position.rest, FRAME_BYTES):
         client.send(message)

@@ -38,7 +38,7 @@ def attach_live(client: Client, topic: str, subscription: Subscription, done: At
     joining = Joining(node.options.queue_bytes)
     joined = node.hub.add(topic, subscription.policy, joining)
     if waiting is None:
-        done(None, partial(client.enter_flushed, topic, subscription, joining, joined))
+        done(None, partial(client.enter_flushed, topic, subscription, joining, joined, None))
         return
     client.settling(topic)
     node.when_wanted(waiting, joined, partial(_settle, client, topic, subscription, joining, joined, done))
@@ -62,7 +62,7 @@ def _settle(
         client.node.leave(topic, joining)
         done(error, _nothing)
     else:
-        done(None, partial(client.enter_flushed, topic, subscription, joining, joined))
+        done(None, partial(client.enter_flushed, topic, subscription, joining, joined, None))
     client.settled(topic)
 
 
@@ -102,9 +102,13 @@ def _admit(
         joining = Joining(client.node.options.queue_bytes)
         position = admission.admit(flow, wish, answer, joining)
         joined = client.node.hub.topics[flow.name]
-        done(position, partial(client.enter_flushed, flow.name, subscription, joining, joined))
+        done(position, partial(client.enter_flushed, flow.name, subscription, joining, joined, position))
     else:
-        done(admission.admit(flow, wish, answer, client.outlet), _nothing)
+        position = admission.admit(flow, wish, answer, client.outlet)
+        begin = _nothing
+        if position.behind is not None:
+            begin = partial(client.outlet.begin_behind, flow.name, subscription.policy, position.behind, position.owed)
+        done(position, begin)
         client.node.membership.entered(client.the_session(), flow.name, subscription.policy)
 
 

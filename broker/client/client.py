@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 
-from broker.admission import Wish
+from broker.admission import Position, Wish
 from broker.client.attaching import Attached, attach_durable, attach_live
 from broker.client.commands import HANDLERS
 from broker.client.joined import joined
@@ -159,11 +159,16 @@ class Client:
         due_at = aging.due_at(self.id, self.since)
         if now < due_at:
             return due_at
-        again = aging.turn(now)
+        again = aging.turn(self.id, now)
         if again:
             return again
         self.close(close(CloseCode.FORCE_RECONNECT))
         return inf
+
+    def outlet_goes_on(self) -> None:
+        """What was sent last, a ping perhaps, had to wait and is on its way only now."""
+        if self._heartbeat is not None:
+            self._heartbeat.postpone(self.node.clock())
 
     # what command handlers and the API call
 
@@ -306,16 +311,27 @@ class Client:
         if subscriptions.get(topic) is subscription:
             del subscriptions[topic]
 
-    def enter_flushed(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
+    def enter_flushed(
+        self, topic: str, subscription: Subscription, joining: Joining, joined: Topic, position: Position | None
+    ) -> None:
         """Enter as soon as the stand-in has all that has come: within a fan-out the change would lose its message."""
-        enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining, joined))
+        enter = partial(joined.when_flushed, partial(self._enter, topic, subscription, joining, joined, position))
         if self._early is None:
             enter()
         else:
             self._entries = [*self._entries, enter]
 
-    def _enter(self, topic: str, subscription: Subscription, joining: Joining, joined: Topic) -> None:
-        """Take the place of the stand-in, and send what it has held."""
+    def _enter(
+        self,
+        topic: str,
+        subscription: Subscription,
+        joining: Joining,
+        joined: Topic,
+        position: Position | None,
+    ) -> None:
+        """Take the place of the stand-in, and send what it has held. What is read on behind the answer comes first, and
+        what was held is among it.
+        """
         if self.verdict(topic, subscription) is not None:
             self.node.leave(topic, joining)
             return
@@ -325,6 +341,9 @@ class Client:
         self.node.membership.entered(self.the_session(), topic, subscription.policy)
         if joining.overflowed:
             self.unsubscribed(topic, UnsubscribeCode.INSUFFICIENT_STATE, UnsubscribeCode.INSUFFICIENT_STATE.text)
+        elif position is not None and position.behind is not None:
+            held = sum(batch.messages for batch in joining.held)
+            self.outlet.begin_behind(topic, subscription.policy, position.behind, position.owed + held)
         for batch in joining.held:
             self.outlet.send_batch(joined, batch)
 

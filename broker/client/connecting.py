@@ -83,8 +83,8 @@ def _admit(client: Client, ident: int, request: wire.Connect) -> None:
                 node=client.node.name,
             ),
         )
-        for one, policy in wanted:
-            send_rest(client, one.topic, policy, positions[one.topic])
+        for position in positions.values():
+            send_rest(client, position)
         client.answered(ping_seconds=options.ping_interval_seconds, pong_seconds=options.pong_timeout_seconds)
 
     _attach_all(client, wanted, request.subs, answer)

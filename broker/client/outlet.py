@@ -35,9 +35,9 @@ class Outlet(Subscriber, Protocol):
     def send_batch(self, topic: Topic, batch: Batch) -> None:
         """Send what came for a topic: as the hub does, for who has not been among its subscribers then."""
 
-    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
-        """Begin a subscription to a durable topic with what comes behind a place in its history, as fast as it can be
-        sent, behind what is sent now.
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, owed: int) -> None:
+        """Begin a subscription to a durable topic with what comes behind a place in its history (so many publications,
+        as far as is known), as fast as it can be sent, behind what is sent now.
         """
 
     def forget(self, topic: str) -> None:

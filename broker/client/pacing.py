@@ -12,6 +12,8 @@ from broker.wire.commands import Command, Undecodable
 if TYPE_CHECKING:
     from broker.client.client import Client
 
+OFFENCES_OF_AN_ADDRESS = 10
+
 
 def refuses(client: Client, command: Command | Undecodable) -> bool:
     """Whether a command comes too fast; then it is answered, and not to be run. Neither pongs nor connect count."""
@@ -53,11 +55,14 @@ def end_if_exhausted(client: Client) -> None:
 
 def _known_for_it(client: Client) -> bool:
     """Whether who is sent away now has been so before, too often. Users are known by their names, the anonymous by
-    their address.
+    their address, which many may share: so that takes more.
     """
     user = "" if client.session is None else client.session.user
-    who = ("user", user) if user else ("address", client.outlet.address)
-    return bool(who[1]) and client.node.offenders.note(who, client.node.clock())
+    now = client.node.clock()
+    if user:
+        return client.node.offenders.note(("user", user), now)
+    address = client.outlet.address
+    return bool(address) and client.node.offenders.note(("address", address), now, OFFENCES_OF_AN_ADDRESS)
 
 
 def _pace(client: Client) -> Pace:

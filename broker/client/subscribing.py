@@ -56,14 +56,13 @@ def subscribe(client: Client, ident: int, request: wire.Subscribe) -> None:
         return
 
     wish = Wish(request.recover, request.offset, request.epoch, strict=bool(request.flag & REJECT_UNRECOVERED))
-    client.attach(topic, subscription, wish, partial(_answer, client, ident, request, policy, expires_at))
+    client.attach(topic, subscription, wish, partial(_answer, client, ident, request, expires_at))
 
 
 def _answer(
     client: Client,
     ident: int,
     request: wire.Subscribe,
-    policy: TopicPolicy,
     expires_at: float | None,
     outcome: Position | CommandError | None,
     enter: Callable[[], None],
@@ -75,7 +74,7 @@ def _answer(
     result.expires = expires_at is not None
     result.ttl = client.node.ttl(expires_at)
     client.reply(ident, "subscribe", result)
-    send_rest(client, request.channel, policy, outcome)
+    send_rest(client, outcome)
     enter()
 
 
@@ -97,7 +96,7 @@ def subscribe_by_server(
             result = subscribe_result(outcome)
             result.data = raw(data)
             client.send(subscribe_push(topic, result))
-            send_rest(client, topic, subscription.policy, outcome)
+            send_rest(client, outcome)
             enter()
         elif outcome.code is ErrorCode.INTERNAL:
             # it can't be had now; a client that comes back is better than one that waits for nothing

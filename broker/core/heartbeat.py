@@ -49,6 +49,11 @@ class Heartbeat:
                 return Beat.PING
         return Beat.NOTHING
 
+    def postpone(self, now: float) -> None:
+        """What was sent last is on its way only now, a ping perhaps."""
+        if self._pong_by != inf:
+            self._pong_by = now + self._timeout
+
     def pong(self) -> bool:
         """The client has answered. False when nobody asked."""
         asked = self._pong_by != inf

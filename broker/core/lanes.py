@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.core.batch import Batch
+from broker.core.hub import FRAME_BYTES
 from broker.core.policy import Overflow, TopicPolicy
+from broker.core.ring import Entry
 
 ENTRY_OVERHEAD_BYTES = 120
 """What an entry costs beside its bytes: an object, a number or two, its place in a container."""
@@ -164,29 +166,46 @@ class CatchUpLane(HoldingLane):
     """`catch_up`: when there is no room, nothing waits any more but a place in the history, from which is read when the
     connection can take more.
 
-    What is no publication has no place there, and nothing may be given up of it: it goes through `others`.
+    What is no publication has no place there, and nothing may be given up of it: it goes through `others`. Publications
+    that aren't kept on purpose have none either: they are lost, and declared with the next one.
 
     Args:
         name: the topic's.
         policy: the topic's.
+        lines: what is to be known of encoded messages.
         after: the topic's place up to which the connection has everything.
         behind_since: when it fell behind (seconds); None where it has not.
+        owed: how many publications are to be read then, as far as is known.
     """
 
-    __slots__ = ("_behind_since", "catching_up", "others", "position", "reading")
+    __slots__ = ("_behind_since", "_lines", "_missed", "catching_up", "others", "owed", "position", "reading")
 
     sheds = True
 
-    def __init__(self, name: str, policy: TopicPolicy, after: int, *, behind_since: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        policy: TopicPolicy,
+        lines: Lines,
+        after: int,
+        *,
+        behind_since: float | None = None,
+        owed: int = 0,
+    ) -> None:
         super().__init__(name, policy)
         self.position = after
         """Up to here everything was taken, or waits."""
         self.catching_up = behind_since is not None
         """What comes is not kept, since it will be read."""
         self.reading = False
-        """A read is under way, or due."""
+        """A read is under way, or not to be begun yet."""
         self.others: list[bytes] = []
         """Lines to be sent as they are."""
+        self.owed = owed
+        """Publications that are to be read, as far as is known."""
+        self._lines = lines
+        self._missed = 0
+        """Publications that were lost before the next one."""
         self._behind_since = behind_since or 0.0
 
     def push(self, batch: Batch, now: float) -> None:
@@ -195,37 +214,40 @@ class CatchUpLane(HoldingLane):
             if not self.catching_up and batch.until > self.position:
                 self.catching_up, self._behind_since = True, now
             self._pass_by(batch, self.position)
+            return
+        if self._missed and batch.messages:
+            frame = self._lines.frame(b"\n".join(self._declared([line.text for line in batch.lines()], batch)))
+            self._append(_Frame(now, frame, batch.messages, batch.after, batch))
         else:
             super().push(batch, now)
-            self.position = batch.until
+        self.position = batch.until
 
-    def read(
-        self,
-        after: int,
-        lines: list[bytes],
-        frame: Callable[[bytes], bytes],
-        until: int,
-        now: float,
-        *,
-        live: bool,
-    ) -> None:
+    def read(self, after: int, entries: Sequence[Entry], until: int, now: float, *, live: bool) -> None:
         """What was read, behind the position.
 
         Args:
             after: the position when it was asked for.
-            lines: the publications.
-            frame: frames them.
+            entries: the publications.
             until: the new position.
             now: seconds.
             live: whether that is all there is, and the next comes by `push`.
         """
         if not self.catching_up or after != self.position:
-            return  # asked for in another life
+            return
         self.reading = False
-        if lines:
-            self._append(_Frame(now, frame(b"\n".join(lines)), len(lines), self.position, None))
+        self.owed = max(0, self.owed - len(entries))
+        begin = size = 0
+        for at, (_, line) in enumerate(entries):
+            if at > begin and size + len(line) > FRAME_BYTES:
+                self._append_read(entries[begin:at], now)
+                begin, size = at, 0
+            size += len(line) + 1
+        if entries:
+            self._append_read(entries[begin:], now)
         self.position = until
         self.catching_up = not live
+        if live:
+            self.owed = 0
 
     def expire(self, before: float) -> bool:
         if self._frames and self._frames[0].at <= before:
@@ -247,29 +269,48 @@ class CatchUpLane(HoldingLane):
         self.position = self._frames[0].after
         self.catching_up = True
         for frame in self._frames:
-            if frame.batch is not None:
+            self._missed += self._lines.missing_before(frame.data)
+            if frame.batch is None:
+                self.owed += frame.messages
+            else:
                 self._pass_by(frame.batch, self.position)
         self._frames.clear()
         self.size_bytes = self.messages = 0
 
     @property
     def settled(self) -> bool:
-        return not self._frames and not self.catching_up
+        return not self._frames and not self.catching_up and not self._missed
 
     @property
     def hungry(self) -> bool:
         """Whether it is time to read."""
         return self.catching_up and not self.reading and not self._frames
 
+    def _append_read(self, entries: Sequence[Entry], now: float) -> None:
+        lines = self._declared([line for _, line in entries], None)
+        self._append(_Frame(now, self._lines.frame(b"\n".join(lines)), len(lines), self.position, None))
+        self.position = entries[-1][0]
+
+    def _declared(self, lines: list[bytes], batch: Batch | None) -> list[bytes]:
+        """The lines, the first publication of which says how many are missing before it."""
+        if self._missed:
+            first = 0 if batch is None else next(at for at, line in enumerate(batch.lines()) if line.publication)
+            lines = [*lines[:first], self._lines.declare(lines[first], self._missed), *lines[first + 1 :]]
+            self._missed = 0
+        return lines
+
     def _pass_by(self, batch: Batch, after: int) -> None:
-        """Keep of a batch what can't be read: what is no publication. Publications that aren't kept on purpose have the
-        place of the one before them; they are lost.
-        """
+        """Keep of a batch what can't be read, and count what can and what is lost."""
         self.others += batch.others()
         before = batch.after
         for line in batch.lines():
-            if line.publication and line.offset == before and line.offset >= after:
+            if not line.publication:
+                continue
+            if line.offset > before:
+                self.owed += line.offset > after
+            elif line.offset >= after:
                 self.lost += 1
+                self._missed += 1
             before = line.offset
 
 
@@ -500,5 +541,5 @@ def make_lane(name: str, policy: TopicPolicy, lines: Lines, after: int) -> Lane:
         case Overflow.CONFLATE:
             return ConflatingLane(name, policy, lines)
         case Overflow.CATCH_UP:
-            return CatchUpLane(name, policy, after)
+            return CatchUpLane(name, policy, lines, after)
     return HoldingLane(name, policy)

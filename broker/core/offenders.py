@@ -30,11 +30,12 @@ class Offenders:
     def __len__(self) -> int:
         return len(self._times)
 
-    def note(self, who: Hashable, now: float) -> bool:
-        """Remember an offence; whether it is one too many."""
-        times = self._times.pop(who, None) or deque(maxlen=self._offences)
+    def note(self, who: Hashable, now: float, offences: int | None = None) -> bool:
+        """Remember an offence; whether it is one too many: by the usual measure, or another one for this offender."""
+        most = self._offences if offences is None else offences
+        times = self._times.pop(who, None) or deque(maxlen=most)
         times.append(now)
         if len(self._times) >= self._remembered:
             del self._times[next(iter(self._times))]  # whose last offence is the longest ago
         self._times[who] = times
-        return len(times) == self._offences and now - times[0] < self._window_seconds
+        return len(times) == most and now - times[0] < self._window_seconds

@@ -7,7 +7,7 @@ for which there is no room, or that have waited too long, is their topic's to sa
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -15,9 +15,13 @@ from typing import NamedTuple
 from broker.core.batch import Batch
 from broker.core.lanes import ENTRY_OVERHEAD_BYTES, CatchUpLane, Lane, Lines, make_lane
 from broker.core.policy import Overflow, TopicPolicy
+from broker.core.ring import Entry
 
 TURN_BYTES = 16_384
 """How much of one topic is taken before it is another's turn."""
+
+ROOM_AT_ONCE = 16
+"""Where one topic gives way to another, it gives up this part of all room at once."""
 
 Counts = Counter[str]
 """Publications by the name of their topic's policy."""
@@ -30,13 +34,15 @@ class QueueRules:
     Args:
         limit_bytes: the most that may wait, with an overhead for each entry; replies and pings have as much besides.
         limit_messages: the most publications that may wait.
-        limit_seconds: the longest that anything may wait.
+        limit_seconds: the longest that a publication may wait.
+        stall_seconds: the longest that replies and pings may wait, and so that nothing at all is taken.
         lines: what is to be known of encoded messages.
     """
 
     limit_bytes: int
     limit_messages: int
     limit_seconds: float
+    stall_seconds: float
     lines: Lines
 
 
@@ -70,13 +76,29 @@ class OutboundQueue:
         rules: the bounds.
     """
 
-    __slots__ = ("_control", "_control_bytes", "_lanes", "_lost", "_messages", "_rules", "_turns", "size_bytes")
+    __slots__ = (
+        "_asked",
+        "_behind",
+        "_control",
+        "_control_bytes",
+        "_lanes",
+        "_lost",
+        "_messages",
+        "_rules",
+        "_turns",
+        "size_bytes",
+    )
 
     def __init__(self, rules: QueueRules) -> None:
         self._rules = rules
         self._control: deque[tuple[float, bytes]] = deque()
         self._control_bytes = 0
         self._lanes: dict[str, Lane] = {}
+        """Those that aren't settled."""
+        self._behind: dict[str, CatchUpLane] = {}
+        """Those that have only their place; who was read for last is the last."""
+        self._asked: CatchUpLane | None = None
+        """For whom was read last."""
         self._turns: deque[Lane] = deque()
         """Those with something to take."""
         self._messages = 0
@@ -96,7 +118,7 @@ class OutboundQueue:
     @property
     def settled(self) -> bool:
         """Whether nothing waits, or is to be told or read, so that what comes next may go past the queue."""
-        return not self._control and all(lane.settled for lane in self._lanes.values())
+        return not self._control and not self._lanes
 
     @property
     def control_waits(self) -> bool:
@@ -127,54 +149,58 @@ class OutboundQueue:
         grown = lane.size_bytes > before[0]
         return self._changed(lane, before, now) and (not grown or self._fit(lane, now))
 
-    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, now: float) -> None:
-        """Let a topic begin with what is to be read behind a place in its history."""
-        self._lanes[topic] = CatchUpLane(topic, policy, after, behind_since=now)
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, owed: int, now: float) -> CatchUpLane:
+        """Let a topic begin with what is to be read behind a place in its history, once `reading` is unset."""
+        lane = CatchUpLane(topic, policy, self._rules.lines, after, behind_since=now, owed=owed)
+        lane.reading = True
+        self._lanes[topic] = self._behind[topic] = lane
+        return lane
 
-    def read(self, topic: str, after: int, lines: list[bytes], until: int, now: float, *, live: bool) -> None:
+    def has(self, lane: Lane) -> bool:
+        """Whether this is a topic's lane still, and not one from before it was forgotten."""
+        return self._lanes.get(lane.name) is lane
+
+    def read(self, topic: str, after: int, entries: Sequence[Entry], until: int, now: float, *, live: bool) -> None:
         """What was read for a topic that catches up; see `CatchUpLane.read`."""
         lane = self._lanes.get(topic)
         if isinstance(lane, CatchUpLane):
             before = self._measure(lane)
-            lane.read(after, lines, self._rules.lines.frame, until, now, live=live)
+            lane.read(after, entries, until, now, live=live)
             self._changed(lane, before, now)
             if max(self._excess()) > 0 and self._messages > lane.messages:
                 self._shed(lane, lane.size_bytes, lane.messages, now)  # others have filled the room: it is read again
 
     def catching_up(self) -> Iterator[CatchUpLane]:
         """The lanes that have only their place."""
-        for lane in self._lanes.values():
-            if isinstance(lane, CatchUpLane) and lane.catching_up:
-                yield lane
+        return iter(self._behind.values())
 
     def next_to_read(self) -> CatchUpLane | None:
         """The lane for which something is to be read now: one after the other, so that no more comes than fits."""
-        behind = list(self.catching_up())
-        if any(lane.reading for lane in behind):
+        if self._asked is not None and self._asked.reading and self.has(self._asked):
             return None
-        lane = next((lane for lane in behind if lane.hungry), None)
+        lane = self._asked = next((lane for lane in self._behind.values() if lane.hungry), None)
         if lane is not None:
             lane.reading = True
-            self._lanes[lane.name] = self._lanes.pop(lane.name)  # the others have their turn before it
+            self._behind[lane.name] = self._behind.pop(lane.name)  # the others have their turn before it
         return lane
 
     def forget(self, topic: str) -> int:
         """Drop what waits of a topic, and what it is owed; how many publications that were."""
         lane = self._lanes.pop(topic, None)
+        self._behind.pop(topic, None)
         if lane is None:
             return 0
         self.size_bytes -= lane.size_bytes
         self._messages -= lane.messages
         if lane.waiting:
             self._turns.remove(lane)
-        return lane.messages
+        return lane.messages + (lane.owed if isinstance(lane, CatchUpLane) else 0)
 
     def expires_at(self) -> float:
         """When something will have waited too long (seconds; infinity for never)."""
         since = [since for lane in self._turns if (since := lane.ages_since()) is not None]
-        if self._control:
-            since.append(self._control[0][0])
-        return min(since) + self._rules.limit_seconds if since else inf
+        aged = min(since, default=inf) + self._rules.limit_seconds
+        return min(aged, self._control[0][0] + self._rules.stall_seconds) if self._control else aged
 
     def waits_since(self) -> float | None:
         """Since when the oldest of it has waited (seconds)."""
@@ -186,7 +212,7 @@ class OutboundQueue:
     def expire(self, now: float) -> bool:
         """Do away with what has waited too long; False when that ends the connection."""
         before = now - self._rules.limit_seconds
-        if self._control and self._control[0][0] <= before:
+        if self._control and self._control[0][0] <= now - self._rules.stall_seconds:
             return False
         for lane in tuple(self._turns):
             measure = self._measure(lane)
@@ -227,6 +253,7 @@ class OutboundQueue:
                 self._turns.append(lane)
             elif lane.settled:
                 del self._lanes[lane.name]
+                self._behind.pop(lane.name, None)
             parts.append(given.data)
             size += len(given.data)
             if given.messages:
@@ -235,11 +262,13 @@ class OutboundQueue:
         return Taken(b"".join(parts), counts, at)
 
     def waiting(self) -> Counts:
-        """The publications that wait."""
+        """The publications that wait, or are to be read."""
         counts: Counts = Counter()
         for lane in self._turns:
             counts[lane.policy.name] += lane.messages
-        return counts
+        for behind in self._behind.values():
+            counts[behind.policy.name] += behind.owed
+        return +counts
 
     def take_losses(self) -> list[Loss]:
         """What was given up since this was asked last."""
@@ -264,9 +293,16 @@ class OutboundQueue:
             self._turns.remove(lane)
         if lane.lost and lane not in self._lost:
             self._lost.append(lane)
-        if isinstance(lane, CatchUpLane) and lane.others:
-            others, lane.others = lane.others, []
-            return self.push_control(self._rules.lines.frame(b"\n".join(others)), now)
+        if lane.settled:
+            self._lanes.pop(lane.name, None)
+        if isinstance(lane, CatchUpLane):
+            if lane.catching_up:
+                self._behind.setdefault(lane.name, lane)
+            else:
+                self._behind.pop(lane.name, None)
+            if lane.others:
+                others, lane.others = lane.others, []
+                return self.push_control(self._rules.lines.frame(b"\n".join(others)), now)
         return True
 
     def _fit(self, lane: Lane, now: float) -> bool:
@@ -276,8 +312,19 @@ class OutboundQueue:
             if excess_bytes <= 0 and excess_messages <= 0:
                 return True
             # who brings too much gives way; else whoever can, rather than that all end
-            giving = lane if lane.sheds and lane.messages else self._largest()
-            if giving is None or not self._shed(giving, max(0, excess_bytes), max(0, excess_messages), now):
+            if lane.sheds and lane.messages:
+                giving, more_bytes, more_messages = lane, 0, 0
+            else:
+                # some more of it, so that it is not looked for with every message
+                more_bytes = self._rules.limit_bytes // ROOM_AT_ONCE
+                more_messages = self._rules.limit_messages // ROOM_AT_ONCE
+                largest = self._largest()
+                if largest is None:
+                    return False
+                giving = largest
+            wanted_bytes = excess_bytes + more_bytes if excess_bytes > 0 else 0
+            wanted_messages = excess_messages + more_messages if excess_messages > 0 else 0
+            if not self._shed(giving, wanted_bytes, wanted_messages, now):
                 return False
 
     def _excess(self) -> tuple[int, int]:

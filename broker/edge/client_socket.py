@@ -45,7 +45,11 @@ class ClientSocket(WebSocketProtocol):
     def due(self, now: float) -> float:
         return inf if self._client is None else self._client.wake(now)
 
-    def fell_behind(self, topic: str) -> None:
+    def replied(self) -> None:
+        if self._client is not None:
+            self._client.outlet_goes_on()
+
+    def ended_behind(self, topic: str) -> None:
         if self._client is not None:
             code = UnsubscribeCode.INSUFFICIENT_STATE
             self._client.unsubscribed(topic, code, code.text)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
+from broker.core.lanes import CatchUpLane
 from broker.core.queue import QueueRules
+from broker.core.ring import Entry
 from broker.core.wheel import TimerWheel
 from broker.edge.crowd import Crowd
 from broker.edge.entrance import Entrance, EntranceLimits, Unavailable
@@ -24,18 +26,18 @@ if TYPE_CHECKING:
 class CatchingUp(Protocol):
     """A connection that is given what it could not take when it came."""
 
-    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
         """What comes behind a place.
 
         Args:
-            topic: whose history it is.
+            lane: for which it was asked.
             after: the place that was asked for.
-            lines: the publications, encoded.
+            entries: the publications.
             until: there is nothing else between the two.
             live: whether the topic's next fan-out begins there.
         """
 
-    def fell_behind(self, topic: str) -> None:
+    def fell_behind(self, lane: CatchUpLane) -> None:
         """It can't be had any more."""
 
 
@@ -60,7 +62,7 @@ class Edge:
     """Makes the conversation for an opened connection, its outlet."""
     unavailable: Callable[[], Unavailable | None]
     """Why nobody new can be let in now, or None."""
-    catch_up: Callable[[CatchingUp, str, int], None]
+    catch_up: Callable[[CatchingUp, CatchUpLane], None]
     """Reads on for a connection: what comes of a topic behind a place in its history."""
     entrance_limits: EntranceLimits = field(default_factory=EntranceLimits)
     sockets: set[WebSocketProtocol] = field(default_factory=set)

@@ -90,12 +90,14 @@ class Pressure:
         ends.
         """
         goal = int(self.limit_bytes * RELIEVED)
-        while self.queued_bytes > goal:
-            for writer in sorted(self._behind, key=lambda one: one.queued_bytes, reverse=True):
-                if self.queued_bytes <= goal:
-                    break
-                writer.relieve(min(self.queued_bytes - goal, (writer.queued_bytes + 1) // 2))
-        self._relieving = False
+        try:
+            while self.queued_bytes > goal:
+                for writer in sorted(self._behind, key=lambda one: one.queued_bytes, reverse=True):
+                    if self.queued_bytes <= goal:
+                        break
+                    writer.relieve(min(self.queued_bytes - goal, (writer.queued_bytes + 1) // 2))
+        finally:
+            self._relieving = False
 
     # what is told
 

@@ -32,6 +32,7 @@ from broker.wire.codes import Close, CloseCode, close
 
 logger = logging.getLogger(__name__)
 
+WRITE_BUFFER_BYTES = 65_536
 CLOSE_SECONDS = 5.0
 """How long the peer may take to answer a close frame before TCP is cut."""
 PINGS_ANSWERED = 32
@@ -108,6 +109,8 @@ class WebSocketProtocol(Writer, asyncio.Protocol):
 
     def _open(self, transport: asyncio.Transport, request: Request, accepted: Accepted) -> None:
         transport.set_protocol(self)
+        if transport.get_extra_info("sslcontext") is not None:
+            transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)  # else it is eight times as much as without TLS
         transport.write(accepted.response)
         self._reader = FrameReader(self.edge.message_bytes)
         self.write = transport.write

@@ -7,25 +7,29 @@ before it returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.core.batch import Batch
 from broker.core.frames import BINARY, TEXT, frame
 from broker.core.hub import Topic
+from broker.core.lanes import CatchUpLane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue
+from broker.core.ring import Entry
 from broker.edge.edge import Edge
 from broker.wire.codes import Close, CloseCode, close
 
 WRITE_BYTES = 65_536
 """How much of a queue goes into one write."""
+TURN_BYTES = 262_144
+"""How much is written in one turn of the event loop to a socket that takes it all."""
 _REASONS = {Overflow.CONFLATE: "conflated"}
 
 
 class Writer:
     """What is sent to one client."""
 
-    __slots__ = ("_closing", "_paused", "_queue", "_transport", "edge", "ready", "write")
+    __slots__ = ("_closing", "_flushing", "_paused", "_queue", "_transport", "edge", "ready", "write")
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
@@ -36,6 +40,8 @@ class Writer:
         self._queue: OutboundQueue | None = None
         self._closing = False
         self._paused = False
+        self._flushing = False
+        """What waits is being written, or will be in a moment: who brings more need not."""
 
     # what subclasses say
 
@@ -50,7 +56,10 @@ class Writer:
     def hear(self, *, listening: bool) -> None:
         """Go on reading, or stop: replies wait, and more commands would bring more of them."""
 
-    def fell_behind(self, topic: str) -> None:
+    def replied(self) -> None:
+        """Replies and pings that had to wait are with the socket."""
+
+    def ended_behind(self, topic: str) -> None:
         """What comes next of a topic can't be had any more: its subscription is to end."""
 
     # sending
@@ -109,13 +118,18 @@ class Writer:
             self.edge.dropped({policy: queue.forget(topic)}, "unsubscribed")
             self._queued(queue, before, fits=True)
 
-    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
+    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
         """What was read for a topic that catches up; see `CatchUpLane.read`."""
         queue = self._queue
-        if queue is not None and not self._closing:
+        if queue is not None and not self._closing and queue.has(lane):
             before = queue.size_bytes
-            queue.read(topic, after, lines, until, self.edge.clock(), live=live)
+            queue.read(lane.name, after, entries, until, self.edge.clock(), live=live)
             self._queued(queue, before, fits=True)
+
+    def fell_behind(self, lane: CatchUpLane) -> None:
+        """What was to be read for a topic that catches up has gone."""
+        if self._queue is not None and not self._closing and self._queue.has(lane):
+            self.ended_behind(lane.name)
 
     def relieve(self, size_bytes: int) -> None:
         """The node has no room left: give up so many bytes, or end."""
@@ -135,13 +149,18 @@ class Writer:
         self._paused = False
         self._flush()
 
-    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, owed: int) -> None:
         """Let a topic, which has been subscribed to just now, begin with what comes behind a place in its history.
         Until that is with the socket it catches up, whatever its policy says of those who don't keep up.
         """
         if self._transport is not None and not self._closing:
-            self._begin_queue().begin_behind(topic, policy, after, self.edge.clock())
-            asyncio.get_running_loop().call_soon(self._flush)  # behind the answer, which is about to be sent
+            lane = self._begin_queue().begin_behind(topic, policy, after, owed, self.edge.clock())
+            # behind the answer, which is about to be sent
+            asyncio.get_running_loop().call_soon(self._go_on_behind, lane)
+
+    def _go_on_behind(self, lane: CatchUpLane) -> None:
+        lane.reading = False
+        self._flush()
 
     # inside
 
@@ -167,6 +186,10 @@ class Writer:
         if queue is None:
             queue = self._queue = OutboundQueue(self.edge.queue_rules)
             self.edge.pressure.begun(self)
+        if not queue:
+            # the earliest that anything can have waited too long; when that comes it is looked for what it is
+            rules = self.edge.queue_rules
+            self.wake_by(self.edge.clock() + min(rules.limit_seconds, rules.stall_seconds))
         self.ready = False
         return queue
 
@@ -175,23 +198,41 @@ class Writer:
         self._count(queue, before)
         if not fits:
             self.close(close(CloseCode.SLOW))
-        elif self._paused:
-            self.wake_by(queue.expires_at())
         else:
             self._flush()
 
     def _flush(self) -> None:
         """Write what waits, as much as the socket takes; when that is all, the connection keeps up again."""
-        queue = self._queue
-        if self._transport is None or self._paused or (queue is not None and not self._write_out(queue)):
+        if self._flushing or self._paused or self._transport is None:
             return
+        queue = self._queue
+        if queue is not None:
+            self._flushing = True
+            try:
+                if not self._write_out(queue):
+                    return
+            finally:
+                self._flushing = False
         self.ready = self._queue is None and not self._closing
 
     def _write_out(self, queue: OutboundQueue) -> bool:
-        """Write what waits; whether the socket takes more."""
-        while queue and not self._paused:
+        """Write what waits, and what is read on meanwhile; whether the socket takes more, and nothing is left."""
+        written = 0
+        while not self.blocked and self._queue is queue:
+            if not queue:
+                lane = queue.next_to_read()
+                if lane is None:
+                    break
+                self.edge.catch_up(self, lane)  # it may have come when this returns
+                continue
+            if written > TURN_BYTES:
+                # others have their turn, too; a socket that takes everything would never let go
+                asyncio.get_running_loop().call_soon(self._flush)
+                return False
             before = queue.size_bytes
+            replies_wait = queue.control_waits
             taken = queue.take(WRITE_BYTES)
+            written += len(taken.data)
             self._count(queue, before)
             if not self._write(taken.data):
                 self.edge.dropped(taken.counts, "closed")
@@ -199,23 +240,12 @@ class Writer:
             self.edge.delivered(taken.counts)
             if taken.at is not None:
                 self.edge.waited(self.edge.clock() - taken.at)
-            if not queue.control_waits:
+            if replies_wait and not queue.control_waits:
                 self.hear(listening=True)
-        if self._paused:  # the write has filled the socket again
-            self.wake_by(queue.expires_at())
-            return False
-        self._read_on(queue)
-        if self._queue is not queue or self.blocked or self._closing:
-            return False  # what was at hand has been written meanwhile
-        if queue.settled:
+                self.replied()
+        if self._queue is queue and queue.settled:
             self._drop_queue("closed")
-        return True
-
-    def _read_on(self, queue: OutboundQueue) -> None:
-        """Ask for what comes next of a topic that catches up."""
-        lane = queue.next_to_read()
-        if lane is not None:
-            self.edge.catch_up(self, lane.name, lane.position)
+        return not self.blocked
 
     def _count(self, queue: OutboundQueue, before: int) -> None:
         self.edge.pressure.changed(queue.size_bytes - before)

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
             if policy.message_bytes is not None and policy.message_bytes > self.limits.message_bytes:
                 text = f"{policy.message_bytes} is more than limits.message_bytes ({self.limits.message_bytes}) allows"
                 findings.append(Finding(("topics", at, "message_bytes"), ("limits", "message_bytes"), text=text))
+        limits = self.limits
+        if limits.node_queue_bytes < limits.queue_bytes:
+            text = f"{limits.node_queue_bytes} is less than limits.queue_bytes ({limits.queue_bytes}), which is for one"
+            findings.append(Finding(("limits", "node_queue_bytes"), ("limits", "queue_bytes"), text=text))
         return Findings.none_in(findings, self)
 
 

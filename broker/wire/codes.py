@@ -80,6 +80,10 @@ class CommandError:
         return f"{self.code.text}: {self.detail}" if self.detail else self.code.text
 
 
+LONGEST_WAIT_SECONDS = 86_400.0
+"""Nobody is told to come again later than that."""
+
+
 def too_many(what: str, rate: float, where: str, wait: float) -> CommandError:
     """The error for what comes faster than it may.
 
@@ -89,6 +93,7 @@ def too_many(what: str, rate: float, where: str, wait: float) -> CommandError:
         where: that holds, as it reads behind it.
         wait: seconds until there is room for one.
     """
+    wait = min(wait, LONGEST_WAIT_SECONDS)
     detail = f"at most {rate:g} {what} per second {where}; try again in {max(wait, 0.001):.3g} s"
     return CommandError(ErrorCode.TOO_MANY_REQUESTS, detail, wait)
 

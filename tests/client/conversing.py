@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,10 @@ from broker.app import App, create_app
 from broker.client.client import Client
 from broker.core.batch import Batch
 from broker.core.hub import Topic
+from broker.core.lanes import CatchUpLane
 from broker.core.policy import TopicPolicy
+from broker.core.ring import Entry
+from broker.fan_out import LINES
 from broker.node import Node
 from broker.settings import load
 from broker.wire.codes import Close
@@ -24,8 +27,8 @@ from tests.harness.waiting import eventually
 Line = dict[str, Any]
 
 
-def _no_history(_: Recorder, topic: str, after: int) -> None:
-    raise AssertionError(f"nobody knows what comes behind {after} of {topic}")
+def _no_history(_: Recorder, lane: CatchUpLane) -> None:
+    raise AssertionError(f"nobody knows what comes behind {lane.position} of {lane.name}")
 
 
 class Recorder:
@@ -43,7 +46,7 @@ class Recorder:
         self.blocked = False
         self.behind: set[str] = set()
         """Topics whose past it is still being given."""
-        self.read_on: Callable[[Recorder, str, int], None] = _no_history
+        self.read_on: Callable[[Recorder, CatchUpLane], None] = _no_history
         self.queued_bytes = 0
         self.dropped = 0
 
@@ -62,24 +65,25 @@ class Recorder:
     def send_batch(self, topic: Topic, batch: Batch) -> None:
         self.deliver(topic, batch)
 
-    def begin_behind(self, topic: str, policy: TopicPolicy, after: int) -> None:
+    def begin_behind(self, topic: str, policy: TopicPolicy, after: int, owed: int) -> None:
         """It takes whatever it is given, at once."""
-        del policy
         self.ready = False
         self.behind.add(topic)
-        asyncio.get_running_loop().call_soon(self.read_on, self, topic, after)
+        lane = CatchUpLane(topic, policy, LINES, after, behind_since=0.0, owed=owed)
+        asyncio.get_running_loop().call_soon(self.read_on, self, lane)
 
-    def caught_up(self, topic: str, after: int, lines: list[bytes], until: int, *, live: bool) -> None:
-        del after
-        self.payloads += lines
+    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
+        assert lane.position == after
+        self.payloads += [line for _, line in entries]
+        lane.position = until
         if live:
-            self.behind.discard(topic)
+            self.behind.discard(lane.name)
             self.ready = not self.behind
         else:
-            self.read_on(self, topic, until)
+            self.read_on(self, lane)
 
-    def fell_behind(self, topic: str) -> None:
-        raise AssertionError(f"the past of {topic} has gone")
+    def fell_behind(self, lane: CatchUpLane) -> None:
+        raise AssertionError(f"the past of {lane.name} has gone")
 
     def forget(self, topic: str) -> None:
         """Nothing waits here."""

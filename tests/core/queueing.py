@@ -9,6 +9,7 @@ from broker.core.batch import Batch
 from broker.core.lanes import ENTRY_OVERHEAD_BYTES, Lines
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue, QueueRules
+from broker.core.ring import Entry
 from broker.core.topic import parse_pattern
 
 ENTRY = ENTRY_OVERHEAD_BYTES
@@ -49,8 +50,15 @@ def policy_of(overflow: Overflow, *, key: bool = True, name: str = "") -> TopicP
     )
 
 
-def queue_with(limit_bytes: int = 100_000, limit_messages: int = 1000, limit_seconds: float = 10.0) -> OutboundQueue:
-    return OutboundQueue(QueueRules(limit_bytes, limit_messages, limit_seconds, LINES))
+def queue_with(
+    limit_bytes: int = 100_000,
+    limit_messages: int = 1000,
+    limit_seconds: float = 10.0,
+    stall_seconds: float | None = None,
+) -> OutboundQueue:
+    """A queue with these bounds; without one of its own, replies may wait as long as publications."""
+    stall_seconds = limit_seconds if stall_seconds is None else stall_seconds
+    return OutboundQueue(QueueRules(limit_bytes, limit_messages, limit_seconds, stall_seconds, LINES))
 
 
 def batch_of(*lines: bytes, after: int = 0, offsets: Iterable[int] = (), others: Iterable[bytes] = ()) -> Batch:
@@ -58,6 +66,11 @@ def batch_of(*lines: bytes, after: int = 0, offsets: Iterable[int] = (), others:
     places = list(offsets) or [after + number for number in range(1, len(lines) + 1)]
     arrivals = [None if line in set(others) else 0.0 for line in lines]
     return Batch(framed(b"\n".join(lines)), lines, arrivals, places, after)
+
+
+def entries_of(after: int, *lines: bytes) -> list[Entry]:
+    """Lines as they are read, behind a place."""
+    return list(enumerate(lines, after + 1))
 
 
 def read_out(data: bytes) -> list[tuple[bytes, int]]:

@@ -9,7 +9,7 @@ import pytest
 from broker.core.lanes import CatchUpLane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue
-from tests.core.queueing import ENTRY, batch_of, drain, policy_of, queue_with, read_out
+from tests.core.queueing import ENTRY, batch_of, drain, entries_of, policy_of, queue_with, read_out
 
 HOLD = policy_of(Overflow.DISCONNECT)
 OLDEST = policy_of(Overflow.DROP_OLDEST)
@@ -212,10 +212,10 @@ def test_a_topic_that_catches_up_gives_up_its_queue_and_keeps_its_place() -> Non
     assert (queue.expires_at(), queue.waits_since()) == (inf, 1.0)
 
     queue.push("t", CATCH, batch_of(b"5", after=14), 4.0)  # will be read
-    queue.read("t", 10, [b"1", b"2"], 12, 5.0, live=False)
+    queue.read("t", 10, entries_of(10, b"1", b"2"), 12, 5.0, live=False)
     assert drain(queue) == [(b"1", 0), (b"2", 0)]
     assert lane.hungry
-    queue.read("t", 12, [b"3", b"4", b"5"], 15, 6.0, live=True)
+    queue.read("t", 12, entries_of(12, b"3", b"4", b"5"), 15, 6.0, live=True)
     queue.push("t", CATCH, batch_of(b"6", after=15), 7.0)
     assert drain(queue) == [(b"3", 0), (b"4", 0), (b"5", 0), (b"6", 0)]
     assert queue.settled
@@ -234,7 +234,7 @@ def test_what_was_taken_before_is_not_read_again() -> None:
 def test_what_was_read_and_waits_too_long_is_read_again() -> None:
     queue = queue_with(limit_messages=1, limit_seconds=10)
     queue.push("t", CATCH, batch_of(b"1", b"2", after=0), 0.0)
-    queue.read("t", 0, [b"1"], 1, 1.0, live=False)
+    queue.read("t", 0, entries_of(0, b"1"), 1, 1.0, live=False)
     assert queue.expires_at() == 11.0
     assert queue.expire(11.0)
     assert (lane_of(queue).position, lane_of(queue).hungry, bool(queue)) == (0, True, False)
@@ -246,7 +246,7 @@ def test_a_read_for_another_life_of_the_topic_is_not_taken() -> None:
     lane_of(queue).reading = True
     queue.forget("t")
     queue.push("t", CATCH, batch_of(b"8", b"9", after=7), 0.0)
-    queue.read("t", 0, [b"1"], 1, 0.0, live=False)
+    queue.read("t", 0, entries_of(0, b"1"), 1, 0.0, live=False)
     assert not queue
     assert lane_of(queue).position == 7
 
@@ -254,7 +254,7 @@ def test_a_read_for_another_life_of_the_topic_is_not_taken() -> None:
 def test_what_comes_again_of_what_was_read_is_passed_by() -> None:
     queue = queue_with(limit_messages=1)
     queue.push("t", CATCH, batch_of(b"1", b"2", after=0), 0.0)
-    queue.read("t", 0, [b"1", b"2", b"3"], 3, 0.0, live=True)
+    queue.read("t", 0, entries_of(0, b"1", b"2", b"3"), 3, 0.0, live=True)
     queue.push("t", CATCH, batch_of(b"3", after=2), 0.0)  # known already
     assert drain(queue) == [(b"1", 0), (b"2", 0), (b"3", 0)]
     assert queue.settled
@@ -279,7 +279,9 @@ def test_pieces_are_asked_for_one_after_the_other_and_topics_take_turns() -> Non
         assert lane is not None
         assert queue.next_to_read() is None
         asked.append(lane.name)
-        queue.read(lane.name, lane.position, [b"%d" % until], lane.position + 1, 0.0, live=False)
+        queue.read(
+            lane.name, lane.position, entries_of(lane.position, b"%d" % until), lane.position + 1, 0.0, live=False
+        )
         drain(queue)
     assert asked == ["a", "b", "a"]
 
@@ -289,7 +291,7 @@ def test_a_piece_for_which_others_have_taken_the_room_is_read_again() -> None:
     queue.push("t", CATCH, batch_of(b"1", b"2", b"3", b"4", after=0), 0.0)
     assert queue.next_to_read() is lane_of(queue)
     queue.push("chat", HOLD, batch_of(b"x", b"y"), 0.0)
-    queue.read("t", 0, [b"1", b"2"], 2, 0.0, live=False)
+    queue.read("t", 0, entries_of(0, b"1", b"2"), 2, 0.0, live=False)
     assert queue.messages == 2
     assert lane_of(queue).position == 0
     assert drain(queue) == [(b"x", 0), (b"y", 0)]
@@ -300,5 +302,5 @@ def test_a_publication_larger_than_all_room_is_caught_up_with_all_the_same() -> 
     queue = queue_with(limit_bytes=100)
     queue.push("t", CATCH, batch_of(b"x" * 200, after=0), 0.0)
     assert queue.next_to_read() is lane_of(queue)
-    queue.read("t", 0, [b"x" * 200], 1, 0.0, live=True)
+    queue.read("t", 0, entries_of(0, b"x" * 200), 1, 0.0, live=True)
     assert drain(queue) == [(b"x" * 200, 0)]
