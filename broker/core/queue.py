@@ -224,7 +224,7 @@ class OutboundQueue:
         """Give up so many bytes of publications, as far as their topics' policies let that be done; False when they
         don't, so that it ends the connection.
         """
-        goal = self.size_bytes - size_bytes
+        goal = max(0, self.size_bytes - size_bytes)
         while self.size_bytes > goal:
             lane = self._largest()
             if lane is None or not self._shed(lane, self.size_bytes - goal, 0, now):
