@@ -173,7 +173,7 @@ class Limits(Section):
     """The most publications that may wait for it."""
     queue_age_seconds: Seconds = 30.0
     """How long, in seconds, a message may wait for one connection that reads too slowly."""
-    stall_seconds: Seconds = 120.0
+    stall_seconds: Seconds = 60.0
     """How long, in seconds, a connection may take nothing at all of what waits for it."""
     history_messages: Count = 1000
     """The most publications one history request is answered with."""

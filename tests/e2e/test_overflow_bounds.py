@@ -148,7 +148,7 @@ async def test_the_nodes_budget_relieves_the_largest_first(site: Site, nats: Nat
 async def test_a_flood_of_pings_ends_who_does_not_read_the_answers_and_nobody_else(
     site: Site, nats: NatsServer
 ) -> None:
-    node = site.start_node(nats, {"topics": LIVE, "limits": {"queue_bytes": QUEUE_BYTES, "queue_age_seconds": 1}})
+    node = site.start_node(nats, {"topics": LIVE, "limits": {"queue_bytes": QUEUE_BYTES, "stall_seconds": 1}})
     pings = masked(os.urandom(125), PING) * 500
     before = rss_bytes(node.pid)
     async with reading(node.port) as flooding, reading(node.port, "cut.a") as other:
