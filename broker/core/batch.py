@@ -32,7 +32,7 @@ class Batch:
         after: the topic's place before the first of them.
     """
 
-    __slots__ = ("_keys", "_lines", "_offsets", "after", "frame", "publications", "until")
+    __slots__ = ("_kept", "_keys", "_lines", "_offsets", "after", "frame", "publications", "until")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Batch:
         self.until = offsets[-1]
         """The topic's place behind the last of them."""
         self._keys: list[Hashable] | None = None
+        self._kept: int | None = None
         if len(self.publications) != len(lines):
             self._offsets = [-1 if arrived is None else at for arrived, at in zip(arrivals, offsets, strict=True)]
 
@@ -73,6 +74,24 @@ class Batch:
         if len(self.publications) == len(self._lines):
             return []
         return [line.text for line in self.lines() if not line.publication]
+
+    def kept(self, after: int) -> int:
+        """How many of the publications are in the topic's history, behind a place. Those that aren't kept on purpose
+        have the place of the one before them.
+        """
+        if after > self.after:
+            return self._count_kept(after)
+        if self._kept is None:  # counted once for all who are slow
+            self._kept = self._count_kept(self.after)
+        return self._kept
+
+    def _count_kept(self, after: int) -> int:
+        before, kept = self.after, 0
+        for offset in self._offsets:
+            if offset > before:
+                before = offset
+                kept += offset > after
+        return kept
 
     def keys(self, key_of: Callable[[bytes], Hashable]) -> list[Hashable]:
         """What `key_of` says of each line; asked once for all who are slow. It is the same for all of a topic."""

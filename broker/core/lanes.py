@@ -115,22 +115,30 @@ class _Frame(NamedTuple):
     messages: int
     after: int
     """The topic's place before it."""
-    batch: Batch | None
+    kept: int
+    """How many of the publications the topic's history has."""
+    missing: int
+    """How many it says are missing before it."""
+    others: tuple[bytes, ...]
+    """Its lines that are no publications."""
 
 
 class HoldingLane(Lane):
     """`disconnect`: nothing of it is given up; when there is no room, or it waits too long, the connection ends."""
 
-    __slots__ = ("_frames",)
+    __slots__ = ("_frames", "_kept", "_missing")
 
     sheds = False
 
     def __init__(self, name: str, policy: TopicPolicy) -> None:
         super().__init__(name, policy)
         self._frames: deque[_Frame] = deque()
+        self._kept = 0
+        self._missing = 0
+        """Of all frames that wait: what each of them says."""
 
     def push(self, batch: Batch, now: float) -> None:
-        self._append(_Frame(now, batch.frame, batch.messages, batch.after, batch))
+        self._append(self._framed(batch.frame, batch, now))
 
     def take(self, at_most_bytes: int) -> Given:
         frames = self._frames
@@ -142,6 +150,8 @@ class HoldingLane(Lane):
             taken.append(frame.data)
             size += len(frame.data)
             messages += frame.messages
+            self._kept -= frame.kept
+            self._missing -= frame.missing
         self.size_bytes -= size + len(taken) * ENTRY_OVERHEAD_BYTES
         self.messages -= messages
         return Given(b"".join(taken), messages, at)
@@ -156,8 +166,15 @@ class HoldingLane(Lane):
     def waiting(self) -> bool:
         return bool(self._frames)
 
+    @staticmethod
+    def _framed(data: bytes, batch: Batch, now: float, missing: int = 0) -> _Frame:
+        others = tuple(batch.others())
+        return _Frame(now, data, batch.messages, batch.after, batch.kept(batch.after), missing, others)
+
     def _append(self, frame: _Frame) -> None:
         self._frames.append(frame)
+        self._kept += frame.kept
+        self._missing += frame.missing
         self.size_bytes += len(frame.data) + ENTRY_OVERHEAD_BYTES
         self.messages += frame.messages
 
@@ -216,8 +233,9 @@ class CatchUpLane(HoldingLane):
             self._pass_by(batch, self.position)
             return
         if self._missed and batch.messages:
-            frame = self._lines.frame(b"\n".join(self._declared([line.text for line in batch.lines()], batch)))
-            self._append(_Frame(now, frame, batch.messages, batch.after, batch))
+            missed = self._missed
+            data = self._lines.frame(b"\n".join(self._declared([line.text for line in batch.lines()], batch)))
+            self._append(self._framed(data, batch, now, missed))
         else:
             super().push(batch, now)
         self.position = batch.until
@@ -268,14 +286,13 @@ class CatchUpLane(HoldingLane):
             self._behind_since = self._frames[0].at
         self.position = self._frames[0].after
         self.catching_up = True
-        for frame in self._frames:
-            self._missed += self._lines.missing_before(frame.data)
-            if frame.batch is None:
-                self.owed += frame.messages
-            else:
-                self._pass_by(frame.batch, self.position)
+        passing = self.messages - self._kept
+        self.owed += self._kept
+        self.lost += passing
+        self._missed += self._missing + passing
+        self.others += [line for frame in self._frames for line in frame.others]
         self._frames.clear()
-        self.size_bytes = self.messages = 0
+        self.size_bytes = self.messages = self._kept = self._missing = 0
 
     @property
     def settled(self) -> bool:
@@ -287,8 +304,10 @@ class CatchUpLane(HoldingLane):
         return self.catching_up and not self.reading and not self._frames
 
     def _append_read(self, entries: Sequence[Entry], now: float) -> None:
+        missed = self._missed
         lines = self._declared([line for _, line in entries], None)
-        self._append(_Frame(now, self._lines.frame(b"\n".join(lines)), len(lines), self.position, None))
+        data = self._lines.frame(b"\n".join(lines))
+        self._append(_Frame(now, data, len(lines), self.position, len(lines), missed, ()))
         self.position = entries[-1][0]
 
     def _declared(self, lines: list[bytes], batch: Batch | None) -> list[bytes]:
@@ -302,16 +321,10 @@ class CatchUpLane(HoldingLane):
     def _pass_by(self, batch: Batch, after: int) -> None:
         """Keep of a batch what can't be read, and count what can and what is lost."""
         self.others += batch.others()
-        before = batch.after
-        for line in batch.lines():
-            if not line.publication:
-                continue
-            if line.offset > before:
-                self.owed += line.offset > after
-            elif line.offset >= after:
-                self.lost += 1
-                self._missed += 1
-            before = line.offset
+        self.owed += batch.kept(after)
+        passing = 0 if after > batch.until else batch.messages - batch.kept(batch.after)
+        self.lost += passing
+        self._missed += passing
 
 
 class _Waiting:

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 PEOPLE = 90
 RATE = 20.0
 """Of the drain, per second."""
+COMING = 15.0
+"""As many each node lets in in a second: fewer than another lets go, so that some have to wait at the door."""
 
 
 def behind(proxy: HAProxy) -> list[BrokerNode]:
@@ -38,13 +40,13 @@ def settings(**drain: Any) -> dict[str, Any]:
     }
 
 
-def assert_paced(ends: Sequence[float]) -> None:
-    """No faster than the drain's rate and a tenth of it, looked at over any second or longer."""
-    assert len(ends) > RATE / 2
-    for first, begin in enumerate(ends):
-        for count, end in enumerate(ends[first:]):
+def assert_paced(times: Sequence[float], rate: float = RATE) -> None:
+    """No faster than a rate and a tenth of it, looked at over any second or longer."""
+    assert len(times) > rate / 2
+    for first, begin in enumerate(times):
+        for count, end in enumerate(times[first:]):
             # one more than the rate gives, since a stretch begins and ends with one
-            assert count <= RATE * 1.1 * max(1.0, end - begin) + 1, f"{count} in {end - begin:.2f} s"
+            assert count <= rate * 1.1 * max(1.0, end - begin) + 1, f"{count} in {end - begin:.2f} s"
 
 
 async def drains(node: BrokerNode, asked: BrokerNode, **request: Any) -> dict[str, Any]:
@@ -60,7 +62,7 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_doubles_nothing(
     site: Site, nats: NatsServer, program: Callable[[str], str]
 ) -> None:
     program("haproxy")
-    nodes = site.start_nodes(3, nats, settings())
+    nodes = site.start_nodes(3, nats, settings() | {"limits": {"connections_per_second": COMING}})
     names = [node.name for node in nodes]
     proxy = site.start_haproxy(nodes, patient=True)
     async with (
@@ -85,6 +87,8 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_doubles_nothing(
             await running.goes_on()
 
         assert {end.code for end in people.ends} == {3001}
+        for name in names:
+            assert_paced(people.beginnings_at(name), COMING)
         # everybody was on one of the three, so everybody has come back at least once
         assert all(log.recoveries and all(log.recoveries) for log in running.accounting.logs)
 

@@ -34,6 +34,8 @@ class Crowd:
     def __init__(self) -> None:
         self.there: dict[int, str] = {}
         """The names of the nodes that they are connected to now, by client."""
+        self.beginnings: list[tuple[float, str]] = []
+        """When connections were answered, and by which node."""
         self.ends: list[End] = []
         self.failures: list[BaseException] = []
 
@@ -44,6 +46,10 @@ class Crowd:
     def ends_at(self, node: str) -> list[float]:
         """When connections to it have ended, in order."""
         return [end.at for end in self.ends if end.node == node]
+
+    def beginnings_at(self, node: str) -> list[float]:
+        """When connections to it have begun, in order."""
+        return [at for at, name in self.beginnings if name == node]
 
     async def complete(self, count: int) -> None:
         """Wait until so many are connected."""
@@ -63,6 +69,7 @@ class Crowd:
             try:
                 async with opened(url, seconds=5) as client:
                     self.there[number] = node = (await client.call("connect"))["node"]
+                    self.beginnings.append((time.monotonic(), node))
                     code, _ = await client.closed(3600)
                     self.ends.append(End(time.monotonic(), node, code))
             except (OSError, TimeoutError, WebSocketException):
