@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.0005
 """How much of a turn of the event loop connects may take; one at least is worked on, however long it takes."""
 OVERFLOW = 2
 """How many times its places the lobby takes before it turns away: when it is full, no new handshake is let in, but

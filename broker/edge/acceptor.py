@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED_AT_ONCE = 16
-"""In one turn of the event loop: some two milliseconds of handshakes."""
+ACCEPTED_AT_ONCE = 4
+"""In one turn of the event loop. A publisher's answer takes several turns, so each has to be short."""
 RETRY_SECONDS = 1.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from broker.core.turns import Turns
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.0005
 """How much of a turn of the event loop first requests may take."""
 
 
