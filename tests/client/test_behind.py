@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from broker.core.lanes import Lane
+from broker.edge.websocket import WRITE_BUFFER_BYTES
 from broker.node import Node
 from broker.relay.flow import Flow
 from tests.client.conversing import Stage, staged
-from tests.client.wired import Wired
+from tests.client.wired import Wire, Wired
 from tests.harness.nats import NatsServer
 from tests.harness.tokens import token
 from tests.harness.waiting import eventually
@@ -247,3 +248,23 @@ async def test_who_could_not_see_a_ping_has_its_time_to_answer_from_when_it_can(
         stage.clock.ahead = 49
         client.socket.wake(begun + 49)
         assert client.socket.closing
+
+
+@pytest.mark.parametrize(("tls", "limits"), [(True, [WRITE_BUFFER_BYTES]), (False, [])])
+async def test_tls_has_no_larger_write_buffer_than_tcp(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch, *, tls: bool, limits: list[int]
+) -> None:
+    given: list[int] = []
+
+    class Encrypted(Wire):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return object() if tls and name == "sslcontext" else super().get_extra_info(name, default)
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            del low
+            given.append(high or 0)
+
+    monkeypatch.setattr("tests.client.wired.Wire", Encrypted)
+    async with made(nats, LIVE) as stage:
+        await Wired(stage).connected("live.a")
+    assert given == limits
