@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from broker.core.batch import Batch
+from broker.core.hub import Topic
 from broker.core.lanes import Lane
 from broker.edge.websocket import WRITE_BUFFER_BYTES
 from broker.node import Node
@@ -118,6 +120,57 @@ async def test_what_a_stand_in_has_held_is_not_sent_twice(nats: NatsServer, monk
         assert told == list(range(9))
 
 
+class Bystander:
+    """A subscriber that takes everything."""
+
+    ready = True
+
+    def write(self, frame: bytes) -> object:
+        return frame
+
+    def deliver(self, topic: Topic, batch: Batch) -> None:
+        raise AssertionError(f"{topic.name}: {batch}")
+
+
+async def test_who_has_caught_up_while_a_fan_out_is_under_way_gets_nothing_of_it_twice(nats: NatsServer) -> None:
+    async with made(nats, KEPT, queue_bytes=20_000) as stage:
+        client = await Wired(stage).connected("kept.a")
+        here = stage.node.hub.topics["kept.a"]
+        crowd = [Bystander() for _ in range(3000)]
+        for one in crowd:
+            stage.node.hub.add("kept.a", here.policy, one)
+        seen = 0
+        for turn in range(5):
+            client.stop()
+            await published(stage, "kept.a", *([turn, number, "x" * 8000] for number in range(4)))
+            await eventually(lambda: _is_behind(client) and here.fanning_out is None)
+            publishing = asyncio.create_task(stage.publish("kept.a", [turn, 4, ""]))
+            for _ in range(20_000):
+                if _is_about_to_be_served(client, here):
+                    seen += 1
+                    break
+                await asyncio.sleep(0)  # a turn of the event loop, and so a slice
+            client.go_on()
+            await publishing
+            await eventually(lambda: client.socket.ready)
+        assert seen
+        assert [data[:2] for data in client.data("kept.a")] == [
+            [turn, number] for turn in range(5) for number in range(5)
+        ]
+        for one in crowd:
+            stage.node.leave("kept.a", one)
+
+
+def _is_behind(client: Wired) -> bool:
+    queue = client.socket.queue
+    return queue is not None and any(queue.catching_up())
+
+
+def _is_about_to_be_served(client: Wired, topic: Topic) -> bool:
+    fan_out = topic.fanning_out
+    return fan_out is not None and client.socket in fan_out.members[fan_out.position :]
+
+
 async def slow_client(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Wired, asyncio.Event]:
     """A client that is behind what the node has at hand, and a gate before what is read for it."""
     gate = asyncio.Event()
@@ -147,9 +200,12 @@ async def test_what_was_read_for_an_ended_subscription_is_nothing_to_the_next(
         client, gate = await slow_client(stage, monkeypatch)
         client.say({"id": 8, "unsubscribe": {"channel": "kept.a"}}, {"id": 9, "subscribe": {"channel": "kept.a"}})
         await client.answer(9)
+        client.stop()
+        await published(stage, "kept.a", "new")
+        await eventually(lambda: client.socket.queue)
         gate.set()
         await eventually(lambda: not stage.node.durability.catch_up._waiting)
-        await published(stage, "kept.a", "new")
+        client.go_on()
         await eventually(lambda: client.data("kept.a") == ["new"])
         assert not any("unsubscribe" in one.get("push", {}) for one in client.lines)
 
