@@ -12,9 +12,9 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from broker.core.behind import CatchUpLane
 from broker.core.continuity import Reading
 from broker.core.hub import Hub
-from broker.core.lanes import CatchUpLane
 from broker.core.ring import Entry
 from broker.metrics import Metrics
 from broker.relay.durable import DurableRelay

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from broker.core.frames import text_frame
 from broker.core.hub import Hub, Pending, Topic
-from broker.core.lanes import Lines
+from broker.core.lane import Lines
 from broker.core.shedding import may_shed, shed
 from broker.metrics import Metrics
 from broker.wire.lines import declare, key_of, missing_before

@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
-from broker.core.lanes import CatchUpLane
+from broker.core.behind import CatchUpLane
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
 from broker.edge.edge import CatchingUp, Edge

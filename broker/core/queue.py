@@ -1,7 +1,7 @@
 """What waits for a connection that can't take more just now. A connection that keeps up has no queue at all.
 
 Replies and pings go first, so that publications can't starve them; then topics take turns. What becomes of publications
-for which there is no room, or that have waited too long, is their topic's to say: see `lanes`.
+for which there is no room, or that have waited too long, is their topic's to say: see `lane`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from math import inf
 from typing import NamedTuple
 
 from broker.core.batch import Batch
-from broker.core.lanes import ENTRY_OVERHEAD_BYTES, CatchUpLane, Lane, Lines, make_lane
+from broker.core.behind import CatchUpLane
+from broker.core.lane import ENTRY_OVERHEAD_BYTES, Lane, Lines
+from broker.core.lanes import make_lane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.ring import Entry
 

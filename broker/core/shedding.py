@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from broker.core.hub import Pending, Topic
-from broker.core.lanes import Lines
+from broker.core.lane import Lines
 from broker.core.policy import Overflow
 
 _WHOLE = frozenset({Overflow.DISCONNECT, Overflow.CATCH_UP})

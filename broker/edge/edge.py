@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
-from broker.core.lanes import CatchUpLane
+from broker.core.behind import CatchUpLane
 from broker.core.queue import QueueRules
 from broker.core.ring import Entry
 from broker.core.wheel import TimerWheel

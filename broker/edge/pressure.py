@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from broker.core.lanes import CatchUpLane
+from broker.core.behind import CatchUpLane
 from broker.core.pressure import SlowConnection, SlowTopic
 from broker.core.queue import Loss
 from broker.metrics import Metrics

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from broker.core.batch import Batch
+from broker.core.behind import CatchUpLane
 from broker.core.frames import BINARY, TEXT, frame
 from broker.core.hub import Topic
-from broker.core.lanes import CatchUpLane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue
 from broker.core.ring import Entry

@@ -12,8 +12,8 @@ from typing import Any
 from broker.app import App, create_app
 from broker.client.client import Client
 from broker.core.batch import Batch
+from broker.core.behind import CatchUpLane
 from broker.core.hub import Topic
-from broker.core.lanes import CatchUpLane
 from broker.core.policy import TopicPolicy
 from broker.core.ring import Entry
 from broker.fan_out import LINES

@@ -10,7 +10,7 @@ import pytest
 
 from broker.core.batch import Batch
 from broker.core.hub import Topic
-from broker.core.lanes import Lane
+from broker.core.lane import Lane
 from broker.edge.websocket import WRITE_BUFFER_BYTES
 from broker.node import Node
 from broker.relay.flow import Flow

@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable, Iterable
 
 from broker.core.batch import Batch
-from broker.core.lanes import ENTRY_OVERHEAD_BYTES, Lines
+from broker.core.lane import ENTRY_OVERHEAD_BYTES, Lines
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue, QueueRules
 from broker.core.ring import Entry

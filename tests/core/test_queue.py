@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from broker.core.lanes import CatchUpLane
+from broker.core.behind import CatchUpLane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import OutboundQueue
 from tests.core.queueing import ENTRY, batch_of, drain, entries_of, policy_of, queue_with, read_out

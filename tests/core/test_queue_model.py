@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.core.lanes import CatchUpLane, Lane
+from broker.core.behind import CatchUpLane
+from broker.core.lane import Lane
 from broker.core.policy import Overflow, TopicPolicy
 from broker.core.queue import ROOM_AT_ONCE
 from tests.core.queueing import ENTRY, batch_of, entries_of, framed, policy_of, queue_with, read_out
