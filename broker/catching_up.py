@@ -141,6 +141,10 @@ class CatchUp:
                     continue
                 tries = 0
                 await self._share(flow, after, piece)
+        except Exception:
+            for one in self._waiting[flow]:
+                one.reader.fell_behind(one.lane)  # whatever it was, they must not wait for ever
+            raise
         finally:
             del self._waiting[flow]
 

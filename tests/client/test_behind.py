@@ -223,6 +223,18 @@ async def test_what_can_not_be_caught_up_with_is_told_and_counted(
         assert drops(stage) == {("kept", "unsubscribed"): 40}
 
 
+async def test_a_mistake_of_ours_lets_nobody_wait_for_ever(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with made(nats, KEPT, ring_messages=2, queue_bytes=65_536) as stage:
+        client, gate = await slow_client(stage, monkeypatch)
+        monkeypatch.setattr("broker.catching_up.trace", None)
+        gate.set()
+        told = {"code": 2500, "reason": "insufficient state"}
+        await eventually(lambda: any(one.get("push", {}).get("unsubscribe") == told for one in client.lines))
+    assert "a mistake in the relay of durable topics" in caplog.text
+
+
 async def test_what_had_still_to_be_read_when_a_connection_ends_is_counted(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

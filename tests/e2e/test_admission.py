@@ -58,7 +58,7 @@ async def test_a_node_that_was_stuck_lets_nobody_in_until_it_has_caught_its_brea
     node = site.start_node(nats, {"limits": {"overload_lag_seconds": 0.5, "overload_seconds": 1}})
     async with connected(node.websocket_url, topics=("news",)) as client:
         node.pause()
-        await asyncio.sleep(2)
+        await asyncio.sleep(2)  # the fault itself: longer than `overload_seconds`
         node.resume()
 
         async def overloaded() -> bool:
