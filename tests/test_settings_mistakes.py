@@ -409,3 +409,9 @@ def test_proxies_that_are_trusted_are_taken() -> None:
     proxies = ("192.0.2.7", "10.0.0.0/8", "2001:db8::/32", "::1")
 
     assert load(None, {}, {"http": {"trusted_proxies": list(proxies)}}).http.trusted_proxies == proxies
+
+
+def test_one_connections_queue_is_not_larger_than_all_together() -> None:
+    assert mistakes(limits={"queue_bytes": 5000, "node_queue_bytes": 4999}) == [
+        "flag limits.node_queue_bytes: 4999 is less than limits.queue_bytes (5000), which is for one"
+    ]

@@ -304,3 +304,15 @@ def test_a_publication_larger_than_all_room_is_caught_up_with_all_the_same() -> 
     assert queue.next_to_read() is lane_of(queue)
     queue.read("t", 0, entries_of(0, b"x" * 200), 1, 0.0, live=True)
     assert drain(queue) == [(b"x" * 200, 0)]
+
+
+def test_what_is_read_in_one_piece_leaves_in_frames_of_the_usual_size() -> None:
+    queue = queue_with(limit_bytes=1_000_000, limit_messages=1)
+    queue.push("t", CATCH, batch_of(b"1", b"2", after=0), 0.0)
+    lines = [b"%d" % number * 20_000 for number in range(8)]
+    queue.read("t", 0, entries_of(0, *lines), 8, 0.0, live=True)
+    frames = []
+    while queue:
+        frames.append(queue.take(1).data)
+    assert [len(read_out(data)) for data in frames] == [3, 3, 2]
+    assert [line for data in frames for line, _ in read_out(data)] == lines
