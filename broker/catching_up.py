@@ -10,9 +10,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from broker.core.behind import CatchUpLane
+from broker.core.behind import CatchingUp, CatchUpLane
 from broker.core.continuity import Reading
 from broker.core.hub import Hub
 from broker.core.ring import Entry
@@ -30,18 +30,8 @@ RETRY_SECONDS = (0.05, 2.0)
 SERVED_AT_ONCE = 32
 
 
-class Reader(Protocol):
-    """A connection that is given what it could not take when it came."""
-
-    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
-        """What comes behind a place; see `edge.edge.CatchingUp`."""
-
-    def fell_behind(self, lane: CatchUpLane) -> None:
-        """It can't be had any more."""
-
-
 class _Waiting(NamedTuple):
-    reader: Reader
+    reader: CatchingUp
     lane: CatchUpLane
     after: int
     life: int
@@ -76,7 +66,7 @@ class CatchUp:
         """Who waits for a read of the flow's stream, while one is under way."""
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
-    def want(self, reader: Reader, lane: CatchUpLane) -> None:
+    def want(self, reader: CatchingUp, lane: CatchUpLane) -> None:
         """Give a reader what is behind the place of a topic's lane, now or as soon as it can be had.
 
         It is not called back any more once its subscription has ended from this side: that is told otherwise.

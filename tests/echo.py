@@ -17,10 +17,10 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
-from broker.core.behind import CatchUpLane
+from broker.core.behind import CatchingUp, CatchUpLane
 from broker.core.queue import QueueRules
 from broker.core.wheel import TimerWheel
-from broker.edge.edge import CatchingUp, Edge
+from broker.edge.edge import Edge
 from broker.edge.handshake import Origins
 from broker.edge.http import EdgeHttpProtocol
 from broker.edge.pressure import Pressure

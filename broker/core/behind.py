@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from broker.core.batch import Batch
 from broker.core.holding import HeldFrame, HoldingLane
@@ -158,3 +159,21 @@ class CatchUpLane(HoldingLane):
         passing = 0 if after > batch.until else batch.messages - batch.kept(batch.after)
         self.lost += passing
         self._missed += passing
+
+
+class CatchingUp(Protocol):
+    """A connection that is given what it could not take when it came."""
+
+    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
+        """What comes behind a place.
+
+        Args:
+            lane: for which it was asked.
+            after: the place that was asked for.
+            entries: the publications.
+            until: there is nothing else between the two.
+            live: whether the topic's next fan-out begins there.
+        """
+
+    def fell_behind(self, lane: CatchUpLane) -> None:
+        """It can't be had any more."""

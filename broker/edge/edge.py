@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from broker.core.behind import CatchUpLane
+from broker.core.behind import CatchingUp, CatchUpLane
 from broker.core.queue import QueueRules
-from broker.core.ring import Entry
 from broker.core.wheel import TimerWheel
 from broker.edge.crowd import Crowd
 from broker.edge.entrance import Entrance, EntranceLimits, Unavailable
@@ -21,24 +20,6 @@ from broker.metrics import Metrics
 
 if TYPE_CHECKING:
     from broker.edge.websocket import WebSocketProtocol
-
-
-class CatchingUp(Protocol):
-    """A connection that is given what it could not take when it came."""
-
-    def caught_up(self, lane: CatchUpLane, after: int, entries: Sequence[Entry], until: int, *, live: bool) -> None:
-        """What comes behind a place.
-
-        Args:
-            lane: for which it was asked.
-            after: the place that was asked for.
-            entries: the publications.
-            until: there is nothing else between the two.
-            live: whether the topic's next fan-out begins there.
-        """
-
-    def fell_behind(self, lane: CatchUpLane) -> None:
-        """It can't be had any more."""
 
 
 @dataclass(slots=True)
